@@ -1,0 +1,21 @@
+"""The bundle: one file that holds a model, what it promises, and the numbers that prove it.
+
+It is the only thing that crosses from the machine that exports to the machine that runs.
+"""
+
+from edgeseq_runtime.bundle.bundle import Bundle, open_bundle, write_bundle
+from edgeseq_runtime.bundle.manifest import DEFAULT_GATES, FORMAT, Gate, Manifest, ReferenceCase
+from edgeseq_runtime.bundle.reference import CaseArrays, pack_reference
+
+__all__ = [
+    "DEFAULT_GATES",
+    "FORMAT",
+    "Bundle",
+    "CaseArrays",
+    "Gate",
+    "Manifest",
+    "ReferenceCase",
+    "open_bundle",
+    "pack_reference",
+    "write_bundle",
+]

@@ -1,0 +1,92 @@
+"""The archive under a bundle: a zip of stored members, written byte for byte alike and read as if it were hostile."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from edgeseq_runtime.errors import OversizedMember, TruncatedBundle, UnsafeMember, UsageError
+
+MAX_MEMBERS = 64
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: no clock in the bytes
+
+
+def archive_bytes(members: Mapping[str, bytes]) -> bytes:
+    """A zip of the members in the order given; the same members give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members.items():
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.create_system = 3
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, data)
+    return buffer.getvalue()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write all of `data` to `path`, or leave what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_archive(path: Path) -> dict[str, bytes]:
+    """Every member's bytes.
+
+    Raises:
+        UsageError: there is no such file.
+        TruncatedBundle: the file is cut short, damaged, or no zip.
+        UnsafeMember: a name that leads outside, or is there twice, or too many members.
+        OversizedMember: a compressed member, or one that claims more bytes than the file has.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"can't read the bundle {path}: {error.strerror or error}") from error
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = archive.infolist()
+            _require_safe(path, infos, len(data))
+            return {info.filename: archive.read(info) for info in infos}
+    # zipfile raises these, and no others, on damaged headers, bad CRCs, unknown methods and encrypted members.
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        raise TruncatedBundle(
+            f"{path} ({len(data)} bytes) is cut short, damaged, or no bundle ({error}); copy or export it again"
+        ) from error
+
+
+def _require_safe(path: Path, infos: list[zipfile.ZipInfo], file_size: int) -> None:
+    if len(infos) > MAX_MEMBERS:
+        raise UnsafeMember(f"{path} holds {len(infos)} members; a bundle has at most {MAX_MEMBERS}")
+    seen: set[str] = set()
+    for info in infos:
+        name = info.orig_filename
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name or name.endswith("/"):
+            raise UnsafeMember(f"{path} holds a member named {name!r}, which leads outside the bundle; don't use this file")
+        if name in seen:
+            raise UnsafeMember(f"{path} holds two members named {name!r}; don't use this file")
+        seen.add(name)
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise OversizedMember(
+                f"{path}: member {name!r} is compressed ({info.compress_size} bytes claim to be {info.file_size}); "
+                "bundles store their members as they are: export the model again"
+            )
+    claimed = sum(info.file_size for info in infos)
+    if claimed > file_size:
+        raise OversizedMember(f"{path}: members claim {claimed} bytes, the file has {file_size}; don't use this file")

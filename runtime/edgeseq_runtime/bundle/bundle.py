@@ -1,0 +1,124 @@
+"""Open and write `.edgeseq` files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+import msgspec
+
+from edgeseq_runtime.bundle.archive import archive_bytes, read_archive, write_atomically
+from edgeseq_runtime.bundle.manifest import Manifest, decode_manifest, encode_manifest
+from edgeseq_runtime.bundle.reference import CaseArrays, unpack_reference
+from edgeseq_runtime.errors import HashMismatch, MissingMember, UnsafeMember, UsageError
+from edgeseq_runtime.tensors import TensorSpec
+
+MANIFEST = "manifest.json"
+REFERENCE = "reference.safetensors"
+
+
+class Bundle:
+    """An opened bundle, every member of which has been verified against the manifest's hashes."""
+
+    def __init__(self, path: Path, manifest: Manifest, members: Mapping[str, bytes]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._members = members
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self.manifest.outputs
+
+    @property
+    def state(self) -> dict[str, str]:
+        """Input that carries state -> output that continues it."""
+        return self.manifest.state
+
+    @cached_property
+    def sha256(self) -> str:
+        """Identity of the bundle: the hash of its manifest, which holds the hash of everything else."""
+        return hashlib.sha256(self._members[MANIFEST]).hexdigest()
+
+    @property
+    def member_sizes(self) -> dict[str, int]:
+        """Bytes of each member."""
+        return {name: len(data) for name, data in self._members.items()}
+
+    def model(self, precision: str = "fp32") -> bytes:
+        """The serialised ONNX model of one precision.
+
+        Raises:
+            UsageError: the bundle has no such precision.
+        """
+        member = self.manifest.precisions.get(precision)
+        if member is None:
+            have = ", ".join(self.manifest.precisions)
+            raise UsageError(f"{self.path} has no precision '{precision}'; it has: {have}")
+        return self._members[member]
+
+    def reference(self) -> tuple[CaseArrays, ...]:
+        """The reference values, checked.
+
+        Raises:
+            BadReference: they are missing, misshapen, or hold NaN or infinity.
+        """
+        return unpack_reference(self._members[REFERENCE], self.manifest)
+
+    def __repr__(self) -> str:
+        return f"Bundle({str(self.path)!r}, name={self.name!r})"
+
+
+def open_bundle(path: str | PathLike[str]) -> Bundle:
+    """Open a `.edgeseq` file and verify every byte of it.
+
+    Raises:
+        UsageError: no such file.
+        BundleError: one of its subclasses, by what is wrong.
+    """
+    path = Path(path)
+    members = read_archive(path)
+    if MANIFEST not in members:
+        raise MissingMember(f"{path} has no member '{MANIFEST}'; it is no edgeseq bundle (members: {sorted(members)[:4]})")
+    manifest = decode_manifest(members[MANIFEST])
+    declared = {MANIFEST, REFERENCE, *manifest.sha256}
+    for name in sorted({*declared, *manifest.precisions.values()} - set(members)):
+        raise MissingMember(f"{path} has no member '{name}', which its manifest names; copy or export it again")
+    for name in sorted(set(members) - declared):
+        raise UnsafeMember(f"{path} holds '{name}', which its manifest does not name; don't use this file")
+    for name in sorted(set(members) - {MANIFEST}):
+        found = hashlib.sha256(members[name]).hexdigest()
+        if found != manifest.sha256.get(name):
+            raise HashMismatch(
+                f"{path}: member '{name}' has sha256 {found[:16]}..., the manifest says "
+                f"{str(manifest.sha256.get(name))[:16]}...; the file was changed after export: copy or export it again"
+            )
+    return Bundle(path, manifest, members)
+
+
+def write_bundle(path: str | PathLike[str], manifest: Manifest, models: Mapping[str, bytes], reference: bytes) -> Path:
+    """Write a bundle whole or not at all; the same arguments give the same bytes.
+
+    Args:
+        path: the `.edgeseq` file.
+        manifest: all fields but `sha256`, which is filled in here.
+        models: ONNX bytes by member name, as `manifest.precisions` names them.
+        reference: what `pack_reference` gave.
+    """
+    path = Path(path)
+    members = {**dict(sorted(models.items())), REFERENCE: reference}
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
+    manifest_bytes = encode_manifest(msgspec.structs.replace(manifest, sha256=hashes))
+    decode_manifest(manifest_bytes)
+    write_atomically(path, archive_bytes({MANIFEST: manifest_bytes, **members}))
+    return path

@@ -1,0 +1,109 @@
+"""`manifest.json`: what a bundle says of itself, and the schema it is held to."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edgeseq_runtime.errors import BadManifest, UnknownFormat
+from edgeseq_runtime.tensors import TensorSpec
+
+FORMAT = 1
+
+
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Largest distance from float64 that counts as equal, in units of PyTorch's own rounding error."""
+
+    k: float
+    k999: float
+
+
+DEFAULT_GATES: dict[str, Gate] = {"fp32": Gate(k=4.0, k999=8.0)}
+
+
+class ReferenceCase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One set of axis sizes at which reference values are stored.
+
+    `draws` random inputs share the sizes. `horizon` maps an output to the number of leading time steps on which a change of
+    the input by one unit in the last place stays small; beyond it the recurrence is chaotic and no two float32 programs
+    agree. Outputs that stay comparable throughout are not in it.
+    """
+
+    sizes: dict[str, int]
+    draws: int
+    horizon: dict[str, int] = {}
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything a bundle declares. `sha256` covers every other member of the archive."""
+
+    format: int
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    state: dict[str, str]  # input that carries state -> output that continues it
+    lengths: dict[str, str]  # input that holds sequence lengths -> the time axis they count
+    census: dict[str, int]  # recurrent nodes of the graph: operator -> how many
+    precisions: dict[str, str]  # precision -> member that holds its ONNX model
+    tolerances: dict[str, Gate]  # precision -> gate
+    reference: tuple[ReferenceCase, ...]
+    hazards: tuple[str, ...] = ()  # what a later backend will trip over, each with its rule
+    notes: tuple[str, ...] = ()  # what the export changed, such as a converted dtype
+    provenance: dict[str, str] = {}
+    sha256: dict[str, str] = {}
+
+
+class _Version(msgspec.Struct):
+    format: int
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Deterministic, indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """The manifest, checked against its schema and against itself.
+
+    Raises:
+        UnknownFormat: written by a release with another format.
+        BadManifest: not JSON, a field missing, unknown or of the wrong type, or a name that refers to nothing.
+    """
+    try:
+        found = msgspec.json.decode(data, type=_Version).format
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadManifest(f"manifest.json is not a bundle's manifest: {error}") from error
+    if found != FORMAT:
+        raise UnknownFormat(
+            f"the bundle has format {found}; this release of edgeseq reads format {FORMAT}: "
+            + ("upgrade edgeseq-runtime" if found > FORMAT else "export the model again")
+        )
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadManifest(f"manifest.json does not follow its schema: {error}") from error
+    _require_consistent(manifest)
+    return manifest
+
+
+def _require_consistent(manifest: Manifest) -> None:
+    inputs = {spec.name: spec for spec in manifest.inputs}
+    outputs = {spec.name: spec for spec in manifest.outputs}
+    problems = []
+    if len(inputs) != len(manifest.inputs) or len(outputs) != len(manifest.outputs):
+        problems.append("a tensor name is declared twice")
+    for source, target in manifest.state.items():
+        if source not in inputs or target not in outputs:
+            problems.append(f"state '{source}' -> '{target}' names no input or no output")
+        elif (inputs[source].dtype, inputs[source].shape) != (outputs[target].dtype, outputs[target].shape):
+            problems.append(f"state '{source}' ({inputs[source]}) and '{target}' ({outputs[target]}) differ")
+    if len(set(manifest.state.values())) != len(manifest.state):
+        problems.append("two state inputs are continued by one output")
+    problems += [f"lengths input '{name}' is not declared" for name in manifest.lengths if name not in inputs]
+    if "fp32" not in manifest.precisions:
+        problems.append("there is no fp32 model")
+    problems += [f"precision '{p}' has no gate" for p in manifest.precisions if p not in manifest.tolerances]
+    for index, case in enumerate(manifest.reference):
+        if case.draws < 1 or any(size < 1 for size in case.sizes.values()):
+            problems.append(f"reference case {index} is empty")
+    if problems:
+        raise BadManifest(f"manifest.json contradicts itself: {'; '.join(problems)}")
