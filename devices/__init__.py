@@ -1,0 +1,1 @@
+"""Device profiles: TOML data, one file a device, read by `edgeseq_runtime.device`."""

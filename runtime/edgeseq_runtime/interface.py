@@ -1,0 +1,86 @@
+"""What a model takes and gives, whichever file it came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+
+from edgeseq_runtime.bundle import Manifest
+from edgeseq_runtime.tensors import TensorSpec
+from edgeseq_runtime.tensors.spec import Array
+
+TIME = "T"
+BATCH = "B"
+
+
+class Interface(msgspec.Struct, frozen=True):
+    """Inputs and outputs as declared, which of them carry state, and which hold sequence lengths.
+
+    A plain `.onnx` says nothing of state or lengths: there both are empty.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    state: dict[str, str] = {}  # input that carries state -> output that continues it
+    lengths: dict[str, str] = {}  # input that holds sequence lengths -> the time axis they count
+
+    @property
+    def state_inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(spec for spec in self.inputs if spec.name in self.state)
+
+    @property
+    def data_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that are not state."""
+        return tuple(spec for spec in self.inputs if spec.name not in self.state)
+
+    @property
+    def data_outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs that are not state."""
+        return tuple(spec for spec in self.outputs if spec.name not in self.state.values())
+
+    @property
+    def time_axis(self) -> str:
+        """The axis that lengths count, or else T."""
+        return next(iter(self.lengths.values()), TIME)
+
+    def time_position(self, spec: TensorSpec) -> int | None:
+        """Where a tensor has the time axis; None where it has none."""
+        return spec.shape.index(self.time_axis) if self.time_axis in spec.shape else None
+
+    def steps_position(self, spec: TensorSpec) -> int | None:
+        """Where a tensor runs over time at all: the time axis, or one computed from it, such as `max(lengths)`."""
+        sources = {self.time_axis, *self.lengths}
+        computed = (
+            at for at, size in enumerate(spec.shape) if isinstance(size, str) and sources & set(re.findall(r"\w+", size))
+        )
+        exact = self.time_position(spec)
+        return next(computed, None) if exact is None else exact
+
+
+def interface_of(manifest: Manifest) -> Interface:
+    """The interface that a bundle declares."""
+    return Interface(manifest.inputs, manifest.outputs, manifest.state, manifest.lengths)
+
+
+def named_axes(specs: Iterable[TensorSpec]) -> tuple[str, ...]:
+    """The names of axes that vary, each once, in order of appearance."""
+    return tuple(dict.fromkeys(size for spec in specs for size in spec.shape if isinstance(size, str)))
+
+
+def shape_at(spec: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...] | None:
+    """A tensor's shape at given sizes; None where one of them is computed by the model."""
+    shape: list[int] = []
+    for size in spec.shape:
+        if isinstance(size, str) and (size not in sizes or not size.isidentifier()):
+            return None
+        shape.append(size if isinstance(size, int) else sizes[size])
+    return tuple(shape)
+
+
+def zeros_at(spec: TensorSpec, sizes: dict[str, int]) -> Array | None:
+    """An array of zeros of a tensor's dtype and shape at given sizes; None where a size is computed by the model."""
+    shape = shape_at(spec, sizes)
+    return None if shape is None else np.zeros(shape, spec.dtype)

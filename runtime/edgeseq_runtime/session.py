@@ -1,0 +1,149 @@
+"""Open a model on a device, and run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeseq_runtime.bundle import Bundle, open_bundle
+from edgeseq_runtime.device import Device
+from edgeseq_runtime.errors import InputError, ProviderError, UsageError
+from edgeseq_runtime.interface import Interface, interface_of, zeros_at
+from edgeseq_runtime.plan import Plan, make_plan, plan_for_size
+from edgeseq_runtime.stream import Stream
+from edgeseq_runtime.tensors import TensorSpec, check_inputs
+from edgeseq_runtime.tensors.spec import Array
+
+if TYPE_CHECKING:
+    from edgeseq_runtime.backends.onnxruntime_backend import OnnxRuntimeModel
+
+
+class Session:
+    """A model opened on a device.
+
+    `run` may be called from several threads at once; `stream` makes independent streams, each for one thread at a time.
+    """
+
+    def __init__(self, model: OnnxRuntimeModel, interface: Interface, plan: Plan) -> None:
+        self._model = model
+        self.interface = interface
+        self.plan = plan
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self.interface.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self.interface.outputs
+
+    @property
+    def state(self) -> dict[str, str]:
+        """Input that carries state -> output that continues it."""
+        return self.interface.state
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers that the session really has."""
+        return self._model.providers
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs, state included, for one call over whole sequences.
+
+        Args:
+            inputs: every input by name. The state inputs may be left out, all of them together: they are zeros then.
+
+        Raises:
+            InputError: a name, dtype, rank or size does not fit; an axis is empty; a length is outside 1..T.
+        """
+        checked, _ = check_inputs(self.inputs, self._with_state(inputs), self.interface.lengths)
+        return self._model.run(checked)
+
+    def stream(self, batch: int = 1) -> Stream:
+        """A stream that keeps the state of `batch` sequences between steps, starting from zeros.
+
+        Raises:
+            StreamError: the model has no state, or its state has other axes than the batch.
+        """
+        return Stream(self._model, self.interface, batch)
+
+    def _with_state(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        interface = self.interface
+        if not interface.state or any(name in inputs for name in interface.state):
+            return inputs
+        data, sizes = check_inputs(interface.data_inputs, inputs, interface.lengths)
+        zeros = {spec.name: zeros_at(spec, sizes) for spec in interface.state_inputs}
+        for name, state in zeros.items():
+            if state is None:
+                raise InputError(f"state '{name}' was left out, and its size does not follow from the other inputs; give it")
+        return {**data, **{name: state for name, state in zeros.items() if state is not None}}
+
+    def __repr__(self) -> str:
+        return f"Session(inputs=[{', '.join(map(str, self.inputs))}], device={self.plan.device!r})"
+
+
+def load(
+    path: str | PathLike[str],
+    *,
+    device: Device | str = "auto",
+    precision: str = "fp32",
+    threads: int | None = None,
+) -> Session:
+    """Open a `.edgeseq` bundle or a plain `.onnx` model on a device.
+
+    A plain model has no declared state and so no streams; its unnamed axes are called `x_0` for axis 0 of input x.
+
+    Args:
+        path: the file; its suffix says which of the two it is.
+        device: a profile or its name; "auto" is the local CPU.
+        precision: one that the bundle holds.
+        threads: how many share one operator; None chooses by the model's size.
+
+    Raises:
+        UsageError: no such file or precision, or a model that the backend can't load.
+        BundleError: the bundle can't be trusted or read.
+        DeviceError: no such device.
+        ProviderError: the device's backend or provider is not there.
+    """
+    path = Path(path)
+    if path.suffix == ".onnx":
+        return _open_onnx(path, device, precision, threads)
+    bundle = open_bundle(path)
+    return open_session(bundle, make_plan(bundle, device, precision=precision, threads=threads))
+
+
+def open_session(bundle: Bundle, plan: Plan) -> Session:
+    """Carry out a plan: load the bundle's model with the plan's backend, providers, options and threads.
+
+    Raises:
+        UsageError: the bundle has no such precision, or the backend can't load the model.
+        ProviderError: the backend or a provider is not there.
+    """
+    return Session(_load_model(bundle.model(plan.precision), plan), interface_of(bundle.manifest), plan)
+
+
+def _open_onnx(path: Path, device: Device | str, precision: str, threads: int | None) -> Session:
+    if precision != "fp32":
+        raise UsageError(f"{path} is a plain ONNX model and is run as it is; precision '{precision}' needs a bundle")
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UsageError(f"can't read the model {path}: {error.strerror or error}") from error
+    plan = plan_for_size(size, device, threads=threads)
+    model = _load_model(path, plan)
+    return Session(model, Interface(*model.specs()), plan)
+
+
+def _load_model(model: bytes | Path, plan: Plan) -> OnnxRuntimeModel:
+    if plan.backend != "onnxruntime":
+        raise ProviderError(f"device '{plan.device}' asks for backend '{plan.backend}'; this release has: onnxruntime")
+    try:
+        from edgeseq_runtime.backends import onnxruntime_backend
+    except ImportError as error:
+        raise ProviderError(
+            f"device '{plan.device}' needs ONNX Runtime, and importing it failed ({error}); "
+            'install it: pip install "edgeseq[ort]"'
+        ) from error
+    return onnxruntime_backend.load_model(model, plan)

@@ -1,0 +1,217 @@
+"""Feed a model piece by piece, its state kept between the pieces.
+
+Each state tensor has two buffers. One call is bound to read the first and write the second, another to read the second and
+write the first; a step runs the one whose turn it is, so state is never copied. Inputs and outputs have buffers of their
+own, made when a chunk of some length is seen first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from edgeseq_runtime.errors import InputError, StreamError
+from edgeseq_runtime.interface import BATCH, Interface, named_axes, shape_at, zeros_at
+from edgeseq_runtime.tensors import check_inputs
+from edgeseq_runtime.tensors.spec import Array
+
+if TYPE_CHECKING:
+    from edgeseq_runtime.backends.onnxruntime_backend import BoundCall, OnnxRuntimeModel
+
+MAX_CHUNK_SIZES = 16  # sets of buffers kept; the one unused longest makes room for a new one
+
+Key = tuple[object, ...]
+
+
+class Chunk(NamedTuple):
+    """What a step on inputs of certain shapes needs: buffers, and the two calls bound to them and to the state."""
+
+    inputs: tuple[tuple[str, Array], ...]
+    lengths: tuple[tuple[str, int], ...]  # input that holds lengths, and the largest one it may hold
+    outputs: dict[str, Array]  # without those whose size the model computes
+    computed: bool  # whether there are such
+    calls: tuple[BoundCall, BoundCall]
+
+
+class Stream:
+    """One stream of `batch` sequences. Made by `Session.stream`.
+
+    A stream belongs to one thread at a time; streams of one session are independent and may run at the same time.
+    """
+
+    def __init__(self, model: OnnxRuntimeModel, interface: Interface, batch: int) -> None:
+        _require_state(interface)
+        if batch < 1:
+            raise StreamError(f"a stream of batch {batch} was asked for; give 1 or more")
+        self.batch = batch
+        self._model = model
+        self._interface = interface
+        self._names = tuple(spec.name for spec in interface.data_inputs)
+        self._dtypes = tuple(np.dtype(spec.dtype) for spec in interface.data_inputs)
+        self._sizes = dict.fromkeys(named_axes(interface.state_inputs), batch)
+        self._buffers = (_zero_state(interface, self._sizes), _zero_state(interface, self._sizes))
+        self._turn = 0  # which of the two buffers holds the state
+        self._chunks: OrderedDict[Key, Chunk] = OrderedDict()
+        self._key: Key = ()
+        self._chunk: Chunk | None = None
+        self._busy = threading.Lock()
+
+    def step(self, inputs: Mapping[str, Array], *, copy: bool = True) -> dict[str, Array]:
+        """Feed the next piece of the sequences, of any length; the state goes on from the last one.
+
+        Args:
+            inputs: every input but the state's, with the stream's batch.
+            copy: True gives arrays of the caller's own. False gives the stream's own buffers, good until its next step, and
+                allocates nothing; outputs whose size the model computes, such as `max(lengths)`, are allocated in any case.
+
+        Returns:
+            Every output but the state's, for which see `state`.
+
+        Raises:
+            InputError: an input does not fit; the state is as before.
+            StreamError: another thread is using this stream.
+        """
+        self._acquire()
+        try:
+            chunk = self._filled_chunk(inputs)
+            call = chunk.calls[self._turn]
+            call()
+            self._turn = 1 - self._turn
+            if copy:
+                return {name: array.copy() for name, array in chunk.outputs.items()} | call.computed()
+            return chunk.outputs | call.computed() if chunk.computed else chunk.outputs
+        finally:
+            self._busy.release()
+
+    def reset(self) -> None:
+        """Set the state to zeros."""
+        self._acquire()
+        try:
+            for buffer in self._buffers[self._turn].values():
+                buffer.fill(0)
+        finally:
+            self._busy.release()
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """A copy of the state by input name. Setting it copies a snapshot in, checked first.
+
+        Raises:
+            InputError: when set, a name is missing or unknown, or a dtype or shape differs; the state is as before.
+        """
+        self._acquire()
+        try:
+            return {name: buffer.copy() for name, buffer in self._buffers[self._turn].items()}
+        finally:
+            self._busy.release()
+
+    @state.setter
+    def state(self, snapshot: Mapping[str, Array]) -> None:
+        checked, sizes = check_inputs(self._interface.state_inputs, snapshot)
+        self._require_batch(sizes)
+        self._acquire()
+        try:
+            for name, buffer in self._buffers[self._turn].items():
+                np.copyto(buffer, checked[name])
+        finally:
+            self._busy.release()
+
+    def _acquire(self) -> None:
+        if not self._busy.acquire(blocking=False):
+            raise StreamError("two threads use one stream at the same time; give each its own: session.stream()")
+
+    def _filled_chunk(self, inputs: Mapping[str, Array]) -> Chunk:
+        """The buffers for inputs of these shapes, holding their values."""
+        chunk = self._known_chunk(inputs) or self._checked_chunk(inputs)
+        for name, longest in chunk.lengths:
+            if inputs[name].min() < 1 or inputs[name].max() > longest:
+                self._checked_chunk(inputs)  # raises
+        for name, buffer in chunk.inputs:
+            np.copyto(buffer, inputs[name], casting="unsafe")  # only lengths differ in dtype, and they are in 1..T
+        return chunk
+
+    def _known_chunk(self, inputs: Mapping[str, Array]) -> Chunk | None:
+        """The chunk for inputs that only repeat names, dtypes and shapes that have passed the full check before."""
+        if len(inputs) != len(self._names):
+            return None
+        key: list[object] = []
+        for name in self._names:
+            array = inputs.get(name)
+            if not isinstance(array, np.ndarray):
+                return None
+            key += (array.dtype, array.shape)
+        return self._chunk_of(tuple(key))
+
+    def _chunk_of(self, key: Key) -> Chunk | None:
+        if key == self._key:
+            return self._chunk
+        chunk = self._chunks.get(key)
+        if chunk is not None:
+            self._chunks.move_to_end(key)
+            self._key, self._chunk = key, chunk
+        return chunk
+
+    def _checked_chunk(self, inputs: Mapping[str, Array]) -> Chunk:
+        """The chunk for inputs never seen before, once everything about them has been checked."""
+        interface = self._interface
+        carried = [name for name in inputs if name in interface.state]
+        if carried:
+            raise InputError(f"the stream keeps {carried} itself; leave them out, or set stream.state before the step")
+        checked, sizes = check_inputs(interface.data_inputs, inputs, interface.lengths)
+        self._require_batch(sizes)
+        key = tuple(part for name in self._names for part in (inputs[name].dtype, inputs[name].shape))
+        chunk = self._chunks[key] = self._new_chunk(checked, {**self._sizes, **sizes})
+        self._key, self._chunk = key, chunk
+        if len(self._chunks) > MAX_CHUNK_SIZES:
+            self._chunks.popitem(last=False)
+        return chunk
+
+    def _require_batch(self, sizes: Mapping[str, int]) -> None:
+        for axis, size in self._sizes.items():
+            if sizes.get(axis, size) != size:
+                raise InputError(
+                    f"axis '{axis}' has size {sizes[axis]}, the stream was made for {size}; "
+                    f"make another: session.stream(batch={sizes[axis]})"
+                )
+
+    def _new_chunk(self, arrays: Mapping[str, Array], sizes: dict[str, int]) -> Chunk:
+        interface = self._interface
+        inputs = {name: np.empty(array.shape, array.dtype) for name, array in arrays.items()}
+        declared = {spec.name: zeros_at(spec, sizes) for spec in interface.data_outputs}
+        outputs = {name: array for name, array in declared.items() if array is not None}
+        first, second = self._buffers
+        return Chunk(
+            inputs=tuple(inputs.items()),
+            lengths=tuple((name, sizes[axis]) for name, axis in interface.lengths.items()),
+            outputs=outputs,
+            computed=len(outputs) < len(declared),
+            calls=(
+                self._model.bind({**inputs, **first}, {**declared, **_continued(interface, second)}),
+                self._model.bind({**inputs, **second}, {**declared, **_continued(interface, first)}),
+            ),
+        )
+
+
+def _require_state(interface: Interface) -> None:
+    if not interface.state:
+        raise StreamError(
+            "this model declares no state, so it can't be fed piece by piece; export it with its state as inputs and "
+            'outputs and name the pairs, for instance state={"h": "h_out", "c": "c_out"}'
+        )
+    axes = named_axes(interface.state_inputs)
+    others = [axis for axis in axes if axis != BATCH]
+    if others and (len(axes) > 1 or BATCH in named_axes(interface.inputs) or not others[0].isidentifier()):
+        raise StreamError(f"the state has the axes {list(axes)}; a stream can only choose the batch, '{BATCH}': use run")
+
+
+def _zero_state(interface: Interface, sizes: dict[str, int]) -> dict[str, Array]:
+    return {spec.name: np.zeros(shape_at(spec, sizes) or (), spec.dtype) for spec in interface.state_inputs}
+
+
+def _continued(interface: Interface, buffers: Mapping[str, Array]) -> dict[str, Array]:
+    """State buffers by the name of the output that is written to them."""
+    return {output: buffers[name] for name, output in interface.state.items()}
