@@ -6,6 +6,7 @@ It is the only thing that crosses from the machine that exports to the machine t
 from edgeseq_runtime.bundle.bundle import Bundle, open_bundle, write_bundle
 from edgeseq_runtime.bundle.manifest import DEFAULT_GATES, FORMAT, Gate, Manifest, ReferenceCase
 from edgeseq_runtime.bundle.reference import CaseArrays, pack_reference
+from edgeseq_runtime.bundle.verdict import Verdict, judge
 
 __all__ = [
     "DEFAULT_GATES",
@@ -15,6 +16,8 @@ __all__ = [
     "Gate",
     "Manifest",
     "ReferenceCase",
+    "Verdict",
+    "judge",
     "open_bundle",
     "pack_reference",
     "write_bundle",

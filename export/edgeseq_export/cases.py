@@ -1,0 +1,158 @@
+"""Reference values: random inputs at several sizes, and what PyTorch makes of them in float32 and float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgeseq_export.reference import evaluate, evaluate64, float64_copy
+from edgeseq_export.subject import BATCH, Subject
+from edgeseq_runtime.bundle import CaseArrays, ReferenceCase
+from edgeseq_runtime.errors import UnsupportedModule
+from edgeseq_runtime.tensors import relative_error_by_step
+from edgeseq_runtime.tensors.spec import Array
+
+DRAWS = 32
+# Time and batch of each case. One step, one sequence and a long sequence are where exports break.
+SIZES = ((1, 1), (2, 3), (7, 2), (19, 1), (48, 4))
+MIN_CASES = 4
+# Reference values of one case, all draws together.
+CASE_BYTES = 2 * 2**20
+# Relative change of an output, from one unit in the last place of the input, beyond which it is called chaotic.
+CHAOS = 1e-2
+
+
+class Oracle:
+    """PyTorch's answers for a subject."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._model64: nn.Module = float64_copy(subject.model)
+
+    def float32(self, inputs: Mapping[str, Tensor]) -> list[Array]:
+        return [t.numpy() for t in evaluate(self._subject.model, inputs, self._subject.dtypes)]
+
+    def float64(self, inputs: Mapping[str, Tensor]) -> list[Array]:
+        return [t.numpy() for t in evaluate64(self._model64, inputs, self._subject.dtypes)]
+
+
+def reference_cases(subject: Subject, oracle: Oracle) -> tuple[CaseArrays, ...]:
+    """Cases at the sizes the module can run at, ragged lengths among them, the longest sequence shorter than T in some.
+
+    Raises:
+        UnsupportedModule: PyTorch itself runs at too few sizes, or gives NaN or infinity.
+    """
+    cases: list[CaseArrays] = []
+    seen: set[tuple[tuple[str, int], ...]] = set()
+    for index, (T, B) in enumerate(SIZES):
+        T, B = _affordable(subject, oracle, T, B)
+        case = _runnable_case(subject, oracle, index, T, B)
+        key = tuple(sorted(case.case.sizes.items())) if case else ()
+        if case is not None and key not in seen:
+            seen.add(key)
+            cases.append(case)
+    varying = len({axis for kind in subject.kinds.values() for axis in kind.axes if axis})
+    if len(cases) < (MIN_CASES if varying else 1):
+        raise UnsupportedModule(
+            f"{type(subject.model).__name__} runs in PyTorch at {[c.case.sizes for c in cases]} only, of the sizes tried around "
+            f"{list(SIZES)} (T, B): fewer than {MIN_CASES} prove nothing. Leave axes that can't vary out of axes (None)"
+        )
+    return tuple(cases)
+
+
+def _runnable_case(subject: Subject, oracle: Oracle, index: int, T: int, B: int) -> CaseArrays | None:
+    """The case at T, or at the next larger T that the module runs at; None where it runs at none."""
+    for longer in range(17):
+        sizes = _sizes(subject, T + longer, B)
+        # Where lengths are given, every other case leaves the end of the time axis to padding alone.
+        shorter = {axis: max(1, size - 1 - size // 8) for axis, size in sizes.items()} if index % 2 else {}
+        for longest in [shorter, {}] if shorter else [{}]:
+            try:
+                return _case(subject, oracle, index, sizes, longest)
+            except UnsupportedModule:
+                raise
+            # The user's forward can raise anything at a size, or at max(lengths) < T, that it was not written for.
+            except Exception:  # noqa: BLE001, S112
+                continue
+    return None
+
+
+def _case(subject: Subject, oracle: Oracle, index: int, sizes: Mapping[str, int], longest: Mapping[str, int]) -> CaseArrays:
+    draw = subject.draws(seed=1000 + index)
+    inputs = [draw(sizes, longest) for _ in range(DRAWS)]
+    float32 = [oracle.float32(x) for x in inputs]
+    float64 = [oracle.float64(x) for x in inputs]
+    names = subject.output_names
+    arrays = CaseArrays(
+        ReferenceCase(dict(sizes), DRAWS),
+        {name: np.stack([x[name].numpy() for x in inputs]) for name in subject.kinds},
+        _stacked(names, float32),
+        _stacked(names, float64),
+    )
+    _require_finite(subject, arrays)
+    horizon = _horizon(subject, oracle, inputs, arrays)
+    return arrays._replace(case=ReferenceCase(dict(sizes), DRAWS, horizon))
+
+
+def _stacked(names: Sequence[str], draws: Sequence[Sequence[Array]]) -> dict[str, Array]:
+    return {name: np.stack([outputs[position] for outputs in draws]) for position, name in enumerate(names)}
+
+
+def _require_finite(subject: Subject, arrays: CaseArrays) -> None:
+    for name, values in {**arrays.float32, **arrays.float64}.items():
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            raise UnsupportedModule(
+                f"{type(subject.model).__name__} gives NaN or infinity in output '{name}' in PyTorch itself, on random inputs like "
+                f"the example, at sizes {arrays.case.sizes}: nothing can be proved. Give an example whose range the module is made for"
+            )
+
+
+def _horizon(subject: Subject, oracle: Oracle, inputs: Sequence[Mapping[str, Tensor]], arrays: CaseArrays) -> dict[str, int]:
+    """For each chaotic output, the steps before one unit in the last place of the input has grown beyond `CHAOS`."""
+    nudged = _stacked(subject.output_names, [oracle.float64(_nudged(x)) for x in inputs])
+    horizon = {}
+    for name, values in arrays.float64.items():
+        axis = time_axis(values[0].shape, arrays.case.sizes)
+        if axis is None or not np.issubdtype(values.dtype, np.floating):
+            continue
+        grown = relative_error_by_step(nudged[name], values, axis + 1) > CHAOS
+        if grown.any():
+            horizon[name] = max(1, int(np.argmax(grown)))
+    return horizon
+
+
+def time_axis(shape: Sequence[int], sizes: Mapping[str, int]) -> int | None:
+    """Position of the time axis in an output of one draw, None where it has none."""
+    times = [size for axis, size in sizes.items() if axis != BATCH]
+    return next((position for position, size in enumerate(shape) if times and size == times[0] and size > 1), None)
+
+
+def _nudged(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    up = torch.tensor(float("inf"))
+    return {name: torch.nextafter(t, up) if t.is_floating_point() else t for name, t in inputs.items()}
+
+
+def _sizes(subject: Subject, T: int, B: int) -> dict[str, int]:
+    """T for the first time axis, its own size for every further one, B for the batch."""
+    axes = list(subject.request.sizes())
+    times = [axis for axis in axes if axis != BATCH]
+    return {axis: B if axis == BATCH else max(1, T + 2 * times.index(axis)) for axis in axes}
+
+
+def _affordable(subject: Subject, oracle: Oracle, T: int, B: int) -> tuple[int, int]:
+    """The sizes, halved until the case's reference values fit the budget."""
+    per_cell = _bytes_per_cell(subject, oracle)
+    while T * B * per_cell * DRAWS > CASE_BYTES and T * B > 1:
+        T, B = (max(1, T // 2), B) if T >= B else (T, max(1, B // 2))
+    return T, B
+
+
+def _bytes_per_cell(subject: Subject, oracle: Oracle) -> float:
+    inputs = subject.draws()(subject.trace_sizes)
+    outputs = oracle.float32(inputs)
+    total = sum(t.numel() * t.element_size() for t in inputs.values()) + sum(3 * o.nbytes for o in outputs)
+    cells = float(np.prod([size for size in subject.trace_sizes.values()]))
+    return total / cells

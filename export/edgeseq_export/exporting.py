@@ -1,0 +1,179 @@
+"""nn.Module -> bundle: the stages of an export, in the order they run."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from torch import Tensor, nn
+
+from edgeseq_export.cases import Oracle, reference_cases
+from edgeseq_export.graph import census, finish, input_specs
+from edgeseq_export.onnx_runner import OnnxRunner
+from edgeseq_export.postconditions import (
+    require_census,
+    require_chunks_equal,
+    require_contract,
+    require_equal,
+    require_nothing_frozen,
+    require_symbolic_outputs,
+)
+from edgeseq_export.reference import single_threaded
+from edgeseq_export.request import AxisNames, ExportRequest
+from edgeseq_export.subject import Subject, examine
+from edgeseq_export.tensorrt_rules import tensorrt_hazards
+from edgeseq_export.trace import Trace, trace
+from edgeseq_runtime.bundle import DEFAULT_GATES, FORMAT, CaseArrays, Manifest, pack_reference, write_bundle
+from edgeseq_runtime.errors import UnsupportedModule
+from edgeseq_runtime.tensors import TensorSpec
+
+MODEL_MEMBER = "model.onnx"
+MAX_MODEL_BYTES = 2**31 - 1  # protobuf's limit
+
+# PyTorch's exporters keep process-wide state, so exports take turns.
+_turn = threading.Lock()
+
+
+class ExportNotice(UserWarning):
+    """Something was converted on the way, as the bundle's notes say too."""
+
+
+def export(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    path: str | PathLike[str],
+    *,
+    axes: Mapping[str, AxisNames],
+    state: Mapping[str, str] | None = None,
+    name: str | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Path:
+    """Export a module to a bundle, its recurrences kept as single nodes, its time and batch dynamic, and proved equal.
+
+    The module is copied and left as it is. Before anything is written the graph is run at several other sizes, with ragged
+    lengths and in chunks, and compared with the module in float64.
+
+    Args:
+        model: any `nn.Module`; it is exported in eval mode and float32.
+        inputs: example inputs by the names of forward's arguments. They show shapes, dtypes and ranges; their values and the
+            sizes of their named axes do not matter.
+        path: the `.edgeseq` file to write.
+        axes: for each input a tuple with a name a dynamic axis and None a fixed one, such as
+            `{"x": ("T", "B", None), "lengths": ("B",)}`. The same name is the same size; `B` is the batch.
+        state: input that carries state -> output that continues it, such as `{"h": "h_out", "c": "c_out"}`.
+        name: the model's name; its class' by default.
+        outputs: names of forward's outputs, nested ones flattened in order; `y0`, `y1`, ... by default.
+
+    Returns:
+        The path written.
+
+    Raises:
+        UsageError: the arguments do not fit the module or each other.
+        UnsupportedModule: the module has no faithful graph; the message says which part and what to write instead.
+        PostconditionError: the graph was made and is not equal to the module.
+
+    Warns:
+        ExportNotice: dtypes were converted.
+    """
+    return export_request(ExportRequest(model, inputs, axes, state, outputs, name), path)
+
+
+def export_request(request: ExportRequest, path: str | PathLike[str]) -> Path:
+    """`export` for a request."""
+    with _turn, single_threaded():
+        subject = examine(request)
+        oracle = Oracle(subject)
+        cases = reference_cases(subject, oracle)
+        traced = trace(subject)
+        outputs = output_specs(traced, subject, cases)
+        graph = finish(traced, subject, outputs)
+        data = serialise(graph)
+        prove(graph, data, subject, oracle, outputs, cases)
+        manifest = describe(graph, subject, outputs, cases)
+        written = write_bundle(path, manifest, {MODEL_MEMBER: data}, pack_reference(cases))
+    for note in subject.notes:
+        warnings.warn(f"{manifest.name}: {note}", ExportNotice, stacklevel=3)
+    return written
+
+
+def output_specs(traced: Trace, subject: Subject, cases: Sequence[CaseArrays]) -> tuple[TensorSpec, ...]:
+    """The outputs as the manifest declares them."""
+    specs = []
+    for name, shape in zip(subject.output_names, traced.output_shapes, strict=True):
+        observed = [case.float32[name].shape[1:] for case in cases]
+        dtype = str(cases[0].float32[name].dtype)
+        specs.append(TensorSpec(name, dtype, tuple(_size(size, p, observed) for p, size in enumerate(shape))))
+    return tuple(specs)
+
+
+def _size(declared: int | str, position: int, observed: Sequence[tuple[int, ...]]) -> int | str:
+    """A size that PyTorch computes from others and always finds the same (`5 * (T // (T // 2))`) is that number."""
+    if isinstance(declared, int) or declared.isidentifier():
+        return declared
+    found = {shape[position] for shape in observed}
+    return found.pop() if len(found) == 1 and len(observed) > 1 and not declared.startswith("max(") else declared
+
+
+def serialise(graph: ir.Model) -> bytes:
+    """ONNX bytes, alike for alike graphs."""
+    size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
+    if size >= MAX_MODEL_BYTES:
+        raise UnsupportedModule(f"the model's weights take {size} bytes; a single ONNX file holds at most {MAX_MODEL_BYTES}")
+    data: bytes = ir.serde.serialize_model(graph).SerializeToString(deterministic=True)
+    return data
+
+
+def prove(
+    graph: ir.Model,
+    data: bytes,
+    subject: Subject,
+    oracle: Oracle,
+    outputs: Sequence[TensorSpec],
+    cases: Sequence[CaseArrays],
+) -> None:
+    """Every postcondition; the first broken one raises."""
+    gate = DEFAULT_GATES["fp32"]
+    require_contract(graph)
+    require_census(graph, subject.census)
+    require_nothing_frozen(graph, subject.trace_sizes)
+    require_symbolic_outputs(outputs, cases)
+    run = OnnxRunner(data, [spec.name for spec in outputs])
+    require_equal(run, outputs, cases, gate)
+    require_chunks_equal(run, subject, oracle, outputs, gate)
+
+
+def describe(graph: ir.Model, subject: Subject, outputs: Sequence[TensorSpec], cases: Sequence[CaseArrays]) -> Manifest:
+    """The bundle's manifest."""
+    kind = type(subject.request.model)
+    packages = ("edgeseq", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+    return Manifest(
+        format=FORMAT,
+        name=subject.request.bundle_name,
+        inputs=input_specs(subject),
+        outputs=tuple(outputs),
+        state=dict(subject.request.state or {}),
+        lengths=dict(subject.lengths),
+        census=census(graph.graph),
+        precisions={"fp32": MODEL_MEMBER},
+        tolerances=dict(DEFAULT_GATES),
+        reference=tuple(case.case for case in cases),
+        hazards=tensorrt_hazards(graph.graph),
+        notes=subject.notes,
+        provenance={
+            "module": f"{kind.__module__}.{kind.__qualname__}",
+            "parameters": str(sum(p.numel() for p in subject.model.parameters())),
+            "nodes": str(sum(1 for _ in graph.graph)),
+            "opset": str(graph.opset_imports[""]),
+            "ir_version": str(graph.ir_version),
+            **{package: version(package) for package in packages},
+        },
+    )
+
+
+__all__ = ["ExportNotice", "export", "export_request"]

@@ -1,0 +1,179 @@
+"""What must hold of an exported graph before a byte of it is written.
+
+Each function checks one promise and raises `PostconditionError` where it is broken; none changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeseq_export.cases import Oracle
+from edgeseq_export.graph import IR_VERSION, all_nodes, census
+from edgeseq_export.onnx_runner import OnnxRunner
+from edgeseq_export.operators import OPSET
+from edgeseq_export.subject import BATCH, Subject
+from edgeseq_runtime.bundle import CaseArrays, Gate, judge
+from edgeseq_runtime.errors import PostconditionError
+from edgeseq_runtime.tensors import TensorSpec
+from edgeseq_runtime.tensors.spec import Array
+
+CHUNKED_STEPS = 9
+CHUNKS = (1, 3, 1, 4)  # of the CHUNKED_STEPS
+
+
+def require_contract(model: ir.Model) -> None:
+    """Opset 20, IR 10, time-major nodes, no clip, no input_forget."""
+    opsets = dict(model.opset_imports)
+    if opsets != {"": OPSET} or model.ir_version != IR_VERSION:
+        raise PostconditionError(
+            f"the graph has opsets {opsets} and IR {model.ir_version}; the contract is {OPSET} and {IR_VERSION}"
+        )
+    for node in all_nodes(model.graph):
+        for name, allowed in (("layout", 0), ("input_forget", 0), ("clip", None)):
+            attribute = node.attributes.get(name)
+            if node.op_type in ("LSTM", "GRU", "RNN") and attribute is not None and attribute.value != allowed:
+                raise PostconditionError(
+                    f"{node.op_type} node '{node.name}' has {name}={attribute.value}, which backends read differently"
+                )
+
+
+def require_census(model: ir.Model, expected: Mapping[str, int]) -> None:
+    """As many recurrent nodes of each kind as the module's forward calls for: none unrolled, none lost."""
+    found = census(model.graph)
+    if found != dict(expected):
+        raise PostconditionError(f"the graph has recurrent nodes {found}; the module's forward calls for {dict(expected)}")
+
+
+def require_nothing_frozen(model: ir.Model, trace_sizes: Mapping[str, int]) -> None:
+    """No dimension of an input or output and no integer constant holds a size that the module was traced at."""
+    for axis, size in trace_sizes.items():
+        for value in (*model.graph.inputs, *model.graph.outputs):
+            if value.shape is not None and size in list(value.shape):
+                raise PostconditionError(
+                    f"'{value.name}' has the fixed shape {value.shape}: axis '{axis}' was frozen at {size}"
+                )
+        for name, constant in _integer_constants(model):
+            if size in constant:
+                raise PostconditionError(
+                    f"constant '{name}' holds {size}, the size that axis '{axis}' was traced at: the graph would be right at that "
+                    "size only. Take sizes from x.shape instead of fixing them; if the number is the module's own, it collides with "
+                    "a prime chosen here: please report it"
+                )
+
+
+def require_symbolic_outputs(outputs: Sequence[TensorSpec], cases: Sequence[CaseArrays]) -> None:
+    """A size that varies between PyTorch's runs is declared by name, and a declared number is what PyTorch gives."""
+    for spec in outputs:
+        for case in cases:
+            shape = case.float32[spec.name].shape[1:]
+            if len(shape) != len(spec.shape):
+                raise PostconditionError(
+                    f"output {spec} has rank {len(spec.shape)}; PyTorch's has shape {shape} at {case.case.sizes}"
+                )
+            for declared, found in zip(spec.shape, shape, strict=True):
+                expected = declared if isinstance(declared, int) else case.case.sizes.get(declared, found)
+                if expected != found:
+                    raise PostconditionError(
+                        f"output {spec} does not follow PyTorch's shape {shape} at sizes {case.case.sizes}"
+                    )
+
+
+def require_equal(run: OnnxRunner, outputs: Sequence[TensorSpec], cases: Sequence[CaseArrays], gate: Gate) -> None:
+    """The graph agrees with the module at every case's sizes, lengths and states."""
+    for case in cases:
+        results = [run(case.draw_inputs(draw)) for draw in range(case.case.draws)]
+        for spec in outputs:
+            _require_equal_output(spec, [r[spec.name] for r in results], case, gate, f"at sizes {case.case.sizes}")
+
+
+def _require_equal_output(spec: TensorSpec, results: Sequence[Array], case: CaseArrays, gate: Gate, where: str) -> None:
+    shapes = {r.shape for r in results}
+    if len(shapes) != 1:
+        raise PostconditionError(f"output '{spec.name}' {where}: shape varies with the values, {sorted(shapes)[:3]}")
+    horizon = case.case.horizon.get(spec.name)
+    times = [axis for axis in case.case.sizes if axis != BATCH]
+    time_axis = next((p + 1 for p, axis in enumerate(spec.shape) if times and axis == times[0]), None)
+    verdict = judge(
+        np.stack(results), case.float32[spec.name], case.float64[spec.name], gate, time_axis=time_axis, horizon=horizon
+    )
+    if not verdict.passed:
+        raise PostconditionError(
+            f"the exported graph does not compute what the module does: output '{spec.name}' {where}: {verdict.reason}"
+        )
+
+
+def require_chunks_equal(run: OnnxRunner, subject: Subject, oracle: Oracle, outputs: Sequence[TensorSpec], gate: Gate) -> None:
+    """Fed chunk by chunk, its states carried over, the graph gives what the module gives for the whole sequence.
+
+    Applies where there is state and one time axis, and PyTorch runs at the chunks' sizes.
+    """
+    state = dict(subject.request.state or {})
+    times = [axis for axis in subject.request.sizes() if axis != BATCH]
+    if not state or len(times) != 1:
+        return
+    (T,) = times
+    sizes = {axis: 2 if axis == BATCH else CHUNKED_STEPS for axis in subject.request.sizes()}
+    draw = subject.draws(seed=2000)
+    inputs = [draw(sizes) for _ in range(32)]
+    for x in inputs:
+        for name, axis in subject.lengths.items():
+            x[name].fill_(sizes[axis])
+    float32, float64, chunked = [], [], []
+    for x in inputs:
+        float32.append(dict(zip(subject.output_names, oracle.float32(x), strict=True)))
+        float64.append(dict(zip(subject.output_names, oracle.float64(x), strict=True)))
+        chunked.append(_run_chunks(run, subject, {name: t.numpy() for name, t in x.items()}, outputs, T))
+    for spec in outputs:
+        if T not in spec.shape and spec.name not in state.values():
+            continue
+        results, exact32, exact64 = (np.stack([r[spec.name] for r in runs]) for runs in (chunked, float32, float64))
+        verdict = judge(results, exact32, exact64, gate)
+        if not verdict.passed:
+            raise PostconditionError(
+                f"output '{spec.name}' differs when the sequence is fed in chunks of {CHUNKS} steps with its states carried "
+                f"({verdict.reason}): the module is not causal, or a state is missing from state={state}. Bidirectional layers, "
+                "attention and convolutions over time can't be streamed without a state of their own; leave state out to export the "
+                "whole-sequence model"
+            )
+
+
+def _run_chunks(
+    run: OnnxRunner, subject: Subject, inputs: Mapping[str, Array], outputs: Sequence[TensorSpec], T: str
+) -> dict[str, Array]:
+    state = {name: inputs[name] for name in subject.request.state or {}}
+    pieces: dict[str, list[Array]] = {spec.name: [] for spec in outputs}
+    start = 0
+    for steps in CHUNKS:
+        chunk = {name: _slice(array, subject.kinds[name].axes, T, start, steps) for name, array in inputs.items()}
+        chunk.update({name: np.full_like(inputs[name], steps) for name in subject.lengths})
+        result = run({**chunk, **state})
+        state = {source: result[target] for source, target in (subject.request.state or {}).items()}
+        for name, value in result.items():
+            pieces[name].append(value)
+        start += steps
+    return {
+        spec.name: np.concatenate(pieces[spec.name], axis=spec.shape.index(T)) if T in spec.shape else pieces[spec.name][-1]
+        for spec in outputs
+    }
+
+
+def _slice(array: Array, axes: Sequence[str | None], T: str, start: int, steps: int) -> Array:
+    return np.take(array, range(start, start + steps), axis=list(axes).index(T)) if T in axes else array
+
+
+def _integer_constants(model: ir.Model) -> Iterator[tuple[str, frozenset[int]]]:
+    """Every small integer constant of the graph, by name."""
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if tensor is not None and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32) and tensor.size <= 64:
+                yield name, frozenset(int(x) for x in tensor.numpy().reshape(-1))
+    for node in all_nodes(model.graph):
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.INTS:
+                yield f"{node.name}.{attribute.name}", frozenset(attribute.as_ints())
+            elif attribute.type == ir.AttributeType.INT:
+                yield f"{node.name}.{attribute.name}", frozenset([attribute.as_int()])

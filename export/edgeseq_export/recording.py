@@ -1,0 +1,93 @@
+"""What a module does when PyTorch runs it: which recurrent layers it calls, how often, and what it takes for lengths."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from edgeseq import LSTMCell, Recurrent
+from edgeseq_runtime.errors import UnsupportedModule
+
+
+class PackCall(NamedTuple):
+    """One call of `pack_padded_sequence`, or of a layer that takes lengths."""
+
+    lengths: tuple[int, ...]
+    steps: int  # size of the padded time axis
+
+
+class Recorder:
+    """The interceptor of an ordinary run: PyTorch's own code, written down."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(module): name for name, module in model.named_modules(remove_duplicate=True)}
+        self.census: Counter[str] = Counter()
+        self.packs: list[PackCall] = []
+        self.cell_calls: Counter[str] = Counter()
+        self.sorted_only = False  # some packing call refuses unsorted lengths
+
+    def layer(self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        self.census.update(recurrent_nodes(module))
+        if isinstance(module, nn.RNNCellBase):
+            self.cell_calls[self._names.get(id(module), type(module).__name__)] += 1
+        if isinstance(module, Recurrent):
+            lengths = kwargs.get("lengths", args[2] if len(args) > 2 else None)
+            if isinstance(lengths, Tensor):
+                x = kwargs.get("x", args[0] if args else None)
+                self.packs.append(PackCall(tuple(lengths.tolist()), x.shape[0]))  # type: ignore[union-attr]
+        return original(module, *args, **kwargs)
+
+    def pack(
+        self, original: Callable[..., Any], input: Tensor, lengths: Any, batch_first: bool, enforce_sorted: bool
+    ) -> PackedSequence:
+        if isinstance(lengths, Tensor):
+            self.packs.append(PackCall(tuple(lengths.tolist()), input.shape[1 if batch_first else 0]))
+        self.sorted_only |= enforce_sorted
+        packed: PackedSequence = original(input, lengths, batch_first, enforce_sorted)
+        return packed
+
+    def pad(self, original: Callable[..., Any], *args: Any) -> Any:
+        return original(*args)
+
+    def require_no_cell_loop(self) -> None:
+        """Refuse a cell that is called more than once in one forward.
+
+        Raises:
+            UnsupportedModule: naming the cell and what to write instead.
+        """
+        for name, calls in self.cell_calls.items():
+            if calls > 1:
+                raise UnsupportedModule(loop_message(name, f"is called {calls} times in one forward"))
+
+
+def recurrent_nodes(module: nn.Module) -> Counter[str]:
+    """The ONNX nodes that one call of a recurrent layer becomes."""
+    if isinstance(module, nn.RNNCellBase):
+        return Counter({_cell_kind(module): 1})
+    if isinstance(module, Recurrent):
+        return Counter({"LSTM" if isinstance(module.cell, LSTMCell) else "Scan": 1})
+    assert isinstance(module, nn.RNNBase)
+    if getattr(module, "proj_size", 0):
+        return Counter({"Scan": module.num_layers * (2 if module.bidirectional else 1)})
+    kind = next(name for name, cls in (("LSTM", nn.LSTM), ("GRU", nn.GRU), ("RNN", nn.RNN)) if isinstance(module, cls))
+    return Counter({kind: module.num_layers})
+
+
+_CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
+
+
+def _cell_kind(module: nn.Module) -> str:
+    return next(cls.__name__.removesuffix("Cell") for cls in _CELLS if isinstance(module, cls))
+
+
+def loop_message(name: str, found: str) -> str:
+    """Why a Python loop is refused, and what to write instead."""
+    return (
+        f"module '{name}' {found}: a Python loop over a recurrence would be unrolled into one copy of its body a step, for one "
+        "length only. Write nn.LSTM/nn.GRU/nn.RNN over the whole sequence, or edgeseq.Recurrent around your own cell; or "
+        "export a single step, with its state as an input and state={...}"
+    )

@@ -1,0 +1,185 @@
+"""The module as an ONNX graph: `torch.export` with every recurrence opaque, then `torch.onnx`'s translation."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import sympy
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from edgeseq_export.interception import intercepted
+from edgeseq_export.operators import OPSET, TRANSLATIONS
+from edgeseq_export.reference import flatten_outputs
+from edgeseq_export.subject import Subject
+from edgeseq_export.substitution import Substitution, attach_weights
+from edgeseq_runtime.errors import ExportError, UnsupportedModule
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A translated graph, its tensors still named and shaped as PyTorch left them."""
+
+    model: ir.Model
+    output_shapes: tuple[tuple[int | str, ...], ...]
+
+
+def trace(subject: Subject) -> Trace:
+    """Trace the subject at its trace sizes, every named axis dynamic.
+
+    Raises:
+        UnsupportedModule: something in it has no faithful graph.
+    """
+    positional = _Positional(_prepared_copy(subject.model), dict(subject.dtypes))
+    example = subject.draws()(subject.trace_sizes)
+    dynamic = tuple(
+        {position: Dim.DYNAMIC for position, axis in enumerate(kind.axes) if axis} for kind in subject.kinds.values()
+    )
+    substitution = Substitution()
+    with _quiet(), torch.no_grad(), intercepted(substitution):
+        with _refused(subject, "capture"):
+            program = torch.export.export(positional, tuple(example.values()), dynamic_shapes=(dynamic,), strict=False)
+        with _refused(subject, "translation to ONNX"):
+            onnx_program = torch.onnx.export(
+                program, dynamo=True, opset_version=OPSET, custom_translation_table=TRANSLATIONS, verbose=False
+            )
+    assert onnx_program is not None
+    return Trace(onnx_program.model, _output_shapes(program, subject))
+
+
+class _Positional(nn.Module):
+    """A module as a function of its inputs in order, giving its outputs as one flat tuple."""
+
+    def __init__(self, model: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
+        super().__init__()
+        self.model = model
+        self.dtypes = dtypes
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        named = zip(self.dtypes.items(), tensors, strict=True)
+        return tuple(flatten_outputs(self.model(**{name: t.to(dtype) for (name, dtype), t in named})))
+
+
+def _prepared_copy(model: nn.Module) -> nn.Module:
+    duplicate = copy.deepcopy(model)
+    attach_weights(duplicate)
+    return duplicate
+
+
+def _output_shapes(program: ExportedProgram, subject: Subject) -> tuple[tuple[int | str, ...], ...]:
+    """Every output's sizes, the symbols replaced by the user's axis names."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    names: dict[sympy.Symbol, sympy.Symbol] = {}
+    for name, kind in zip(program.graph_signature.user_inputs, subject.kinds.values(), strict=True):
+        for size, axis in zip(nodes[str(name)].meta["val"].shape, kind.axes, strict=True):
+            if axis and isinstance(size, torch.SymInt) and isinstance(size.node.expr, sympy.Symbol):
+                names.setdefault(size.node.expr, sympy.Symbol(axis))
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.edgeseq.trim.default):
+        names[node.meta["val"].shape[0].node.expr] = sympy.Symbol(f"max({_origin(node.args[1])})")
+
+    def named(size: Any) -> int | str:
+        return _text(size.node.expr.xreplace(names)) if isinstance(size, torch.SymInt) else int(size)
+
+    outputs = program.graph.output_node().args[0]
+    return tuple(tuple(named(size) for size in output.meta["val"].shape) for output in outputs)
+
+
+def _origin(node: torch.fx.Node) -> str:
+    """Name of the node that a chain of conversions started from."""
+    while node.op == "call_function" and node.args and isinstance(node.args[0], torch.fx.Node):
+        node = node.args[0]
+    return "lengths" if node.op == "placeholder" else node.name
+
+
+def _text(expression: sympy.Expr) -> str:
+    text = str(expression)
+    return text[1:-1] if text.startswith("(") and text.endswith(")") and text.count("(") == 1 else text
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without PyTorch's remarks about packages that are not installed and about its own deprecations."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration")]
+    loggers.append(logging.getLogger("torch.fx.experimental.symbolic_shapes"))
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def _refused(subject: Subject, stage: str) -> Iterator[None]:
+    """Turn whatever PyTorch raises into a refusal that names the place in the user's code and the way out."""
+    try:
+        yield
+    except ExportError:
+        raise
+    # torch.export and torch.onnx raise dozens of types, some private.
+    except Exception as error:
+        cause = _root(error)
+        if isinstance(cause, ExportError):
+            raise cause from error
+        raise UnsupportedModule(
+            f"{type(subject.model).__name__} has no faithful graph: {stage} failed{_place(cause, subject.model)}: "
+            f"{_first_line(cause)}{_way_out(str(cause), subject.trace_sizes)}"
+        ) from error
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line[:300]}"
+
+
+def _place(error: BaseException, model: nn.Module) -> str:
+    """The innermost frame of the user's own code, and the submodule it belongs to."""
+    own = [
+        (frame, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not any(part in frame.f_code.co_filename for part in ("/torch/", "/edgeseq_export/", "/onnxscript/", "/onnx_ir/"))
+    ]
+    # A frame outside the model is the caller of the export, not a part of the module.
+    own = [(frame, line) for frame, line in own if isinstance(frame.f_locals.get("self"), nn.Module)]
+    if not own:
+        return ""
+    frame, line = own[-1]
+    return f" in {type(frame.f_locals['self']).__name__} ({frame.f_code.co_filename}:{line})"
+
+
+_WAYS_OUT: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (
+        lambda text: "specialized it to be a constant" in text or "constant" in text and "dynamic" in text,
+        "A named axis became a constant: a Python loop over it, int(...) of its size, or a reshape to a fixed size. Write the loop "
+        "as nn.LSTM/nn.GRU/nn.RNN or edgeseq.Recurrent over the whole sequence, and take sizes from x.shape",
+    ),
+    (
+        lambda text: "data-dependent" in text or "Eq(u" in text,
+        "The graph would depend on values: an `if` on a tensor, .item(), .tolist(), or a tensor of T steps combined with the "
+        "max(lengths) steps of pad_packed_sequence. Use torch.where, or pad_packed_sequence(..., total_length=x.size(time axis))",
+    ),
+)
+
+
+def _way_out(text: str, sizes: Mapping[str, int]) -> str:
+    hints = [hint for matches, hint in _WAYS_OUT if matches(text)]
+    return f". {hints[0]}. (Traced at {dict(sizes)}.)" if hints else f". (Traced at {dict(sizes)}.)"
