@@ -1,0 +1,38 @@
+"""The runtime of edgeseq: a bundle and a device become a session, a proof, and a measurement. No PyTorch anywhere in it.
+
+session = load("model.edgeseq")
+outputs = session.run({"x": x})             # whole sequences
+stream = session.stream()
+for piece in pieces:
+outputs = stream.step({"x": piece})     # piece by piece, state kept
+"""
+
+from edgeseq_runtime import errors
+from edgeseq_runtime.bench import BenchReport, measure_bench
+from edgeseq_runtime.bundle import Bundle, open_bundle
+from edgeseq_runtime.device import Device, list_devices, load_device
+from edgeseq_runtime.parity import ParityReport, measure_parity
+from edgeseq_runtime.plan import Plan, make_plan
+from edgeseq_runtime.session import Session, load, open_session
+from edgeseq_runtime.stream import Stream
+from edgeseq_runtime.tensors import TensorSpec
+
+__all__ = [
+    "BenchReport",
+    "Bundle",
+    "Device",
+    "ParityReport",
+    "Plan",
+    "Session",
+    "Stream",
+    "TensorSpec",
+    "errors",
+    "list_devices",
+    "load",
+    "load_device",
+    "make_plan",
+    "measure_bench",
+    "measure_parity",
+    "open_bundle",
+    "open_session",
+]

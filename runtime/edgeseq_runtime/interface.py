@@ -42,9 +42,19 @@ class Interface(msgspec.Struct, frozen=True):
         return tuple(spec for spec in self.outputs if spec.name not in self.state.values())
 
     @property
+    def time_axes(self) -> tuple[str, ...]:
+        """Every axis of the inputs that varies, but for the batch; the one to cut sequences along comes first.
+
+        That is the axis that lengths count; where nothing does, T; where that is no axis, the first.
+        """
+        axes = tuple(axis for axis in named_axes(self.data_inputs) if axis != BATCH)
+        preferred = (*self.lengths.values(), TIME)
+        return tuple(sorted(axes, key=lambda axis: preferred.index(axis) if axis in preferred else len(preferred)))
+
+    @property
     def time_axis(self) -> str:
-        """The axis that lengths count, or else T."""
-        return next(iter(self.lengths.values()), TIME)
+        """The axis to cut sequences along; T where no input has one, as a single step has none."""
+        return next(iter(self.time_axes), TIME)
 
     def time_position(self, spec: TensorSpec) -> int | None:
         """Where a tensor has the time axis; None where it has none."""
@@ -53,9 +63,7 @@ class Interface(msgspec.Struct, frozen=True):
     def steps_position(self, spec: TensorSpec) -> int | None:
         """Where a tensor runs over time at all: the time axis, or one computed from it, such as `max(lengths)`."""
         sources = {self.time_axis, *self.lengths}
-        computed = (
-            at for at, size in enumerate(spec.shape) if isinstance(size, str) and sources & set(re.findall(r"\w+", size))
-        )
+        computed = (at for at, size in enumerate(spec.shape) if isinstance(size, str) and sources & set(re.findall(r"\w+", size)))
         exact = self.time_position(spec)
         return next(computed, None) if exact is None else exact
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeseq_runtime.bundle import Bundle, open_bundle
 from edgeseq_runtime.device import Device
-from edgeseq_runtime.errors import InputError, ProviderError, UsageError
+from edgeseq_runtime.errors import BadManifest, InputError, ProviderError, UsageError
 from edgeseq_runtime.interface import Interface, interface_of, zeros_at
 from edgeseq_runtime.plan import Plan, make_plan, plan_for_size
 from edgeseq_runtime.stream import Stream
@@ -48,6 +48,10 @@ class Session:
     def providers(self) -> tuple[str, ...]:
         """The execution providers that the session really has."""
         return self._model.providers
+
+    @property
+    def backend_version(self) -> str:
+        return self._model.version
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs, state included, for one call over whole sequences.
@@ -120,8 +124,21 @@ def open_session(bundle: Bundle, plan: Plan) -> Session:
     Raises:
         UsageError: the bundle has no such precision, or the backend can't load the model.
         ProviderError: the backend or a provider is not there.
+        BadManifest: the model has other inputs or outputs than the bundle declares.
     """
-    return Session(_load_model(bundle.model(plan.precision), plan), interface_of(bundle.manifest), plan)
+    model = _load_model(bundle.model(plan.precision), plan)
+    interface = interface_of(bundle.manifest)
+    for kind, declared, found in zip(("inputs", "outputs"), (interface.inputs, interface.outputs), model.specs(), strict=True):
+        if _kinds(declared) != _kinds(found):
+            raise BadManifest(
+                f"{bundle.path} declares the {kind} [{', '.join(map(str, declared))}] and its model has "
+                f"[{', '.join(map(str, found))}]; export it again"
+            )
+    return Session(model, interface, plan)
+
+
+def _kinds(specs: tuple[TensorSpec, ...]) -> dict[str, tuple[str, int]]:
+    return {spec.name: (spec.dtype, len(spec.shape)) for spec in specs}
 
 
 def _open_onnx(path: Path, device: Device | str, precision: str, threads: int | None) -> Session:

@@ -81,6 +81,7 @@ class OnnxRuntimeModel:
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
         self._output_names = [output.name for output in session.get_outputs()]
+        self.version = VERSION
         self.providers: tuple[str, ...] = tuple(session.get_providers())
 
     def specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -173,9 +174,7 @@ def _specs(nodes: Sequence[Any]) -> tuple[TensorSpec, ...]:
 
 def _dtype(node: Any) -> str:
     if node.type not in _DTYPES:
-        raise UsageError(
-            f"'{node.name}' of the model is a {node.type}; this runtime takes tensors of {sorted(_DTYPES.values())}"
-        )
+        raise UsageError(f"'{node.name}' of the model is a {node.type}; this runtime takes tensors of {sorted(_DTYPES.values())}")
     return _DTYPES[node.type]
 
 

@@ -1,0 +1,59 @@
+"""Arrays read from and written to the files that the command line takes."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgeseq_runtime.bundle.archive import write_atomically
+from edgeseq_runtime.chunks import sequence_steps
+from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.interface import Interface
+from edgeseq_runtime.tensors import bind_sizes
+from edgeseq_runtime.tensors.spec import Array
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz file; nothing in it is executed.
+
+    Raises:
+        UsageError: no such file, or no .npz of plain arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise UsageError(f"can't read {path} as an .npz of plain arrays: {error}") from error
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays to an .npz file, whole or not at all.
+
+    Raises:
+        UsageError: it can't be written there.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise UsageError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def with_full_lengths(interface: Interface, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays, and for every lengths input that was left out, lengths that say: every sequence runs to the end."""
+    filled = dict(arrays)
+    given = [spec for spec in interface.inputs if spec.name in arrays]
+    for spec in interface.inputs:
+        if spec.name in interface.lengths and spec.name not in arrays:
+            sizes = bind_sizes(given, arrays)
+            shape = [size if isinstance(size, int) else sizes.get(size, 1) for size in spec.shape]
+            filled[spec.name] = np.full(shape, sequence_steps(interface, arrays), spec.dtype)
+    return filled

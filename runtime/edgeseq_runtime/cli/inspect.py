@@ -1,0 +1,97 @@
+"""`edgeseq inspect`: what a file holds and promises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import RenderableType
+
+from edgeseq_runtime.bundle import Bundle, open_bundle
+from edgeseq_runtime.cli.options import DebugOption, JsonOption, ModelArgument
+from edgeseq_runtime.console import OUT, pairs, table
+from edgeseq_runtime.interface import Interface, interface_of
+from edgeseq_runtime.session import load
+
+
+def inspect_command(model: ModelArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Show what a bundle holds: tensors, state, recurrent nodes, precisions, reference values."""
+    if model.suffix == ".onnx":
+        interface = load(model).interface
+        content: dict[str, Any] = {"path": str(model), **msgspec.to_builtins(interface)}
+        parts = [_heading(model, {}), _tensors(interface)]
+    else:
+        bundle = open_bundle(model)
+        content = _as_json(bundle)
+        parts = list(_parts(bundle))
+    if as_json:
+        print(json.dumps(content, indent=1))
+        return
+    for part in parts:
+        OUT.print(part, end="\n\n" if part is not parts[-1] else "\n")
+
+
+def _as_json(bundle: Bundle) -> dict[str, Any]:
+    manifest: dict[str, Any] = msgspec.to_builtins(bundle.manifest)
+    return {"path": str(bundle.path), "bundle_sha256": bundle.sha256, "members": bundle.member_sizes, **manifest}
+
+
+def _parts(bundle: Bundle) -> Iterator[RenderableType]:
+    manifest = bundle.manifest
+    facts = {
+        "name": bundle.name,
+        "sha256": bundle.sha256[:16],
+        "format": manifest.format,
+        "recurrent nodes": ", ".join(f"{count} {op}" for op, count in manifest.census.items()) or "none",
+    }
+    yield _heading(bundle.path, facts)
+    yield _tensors(interface_of(manifest))
+    yield table(
+        ("precision", "member", "bytes", "k <=", "k999 <="),
+        [
+            (precision, member, f"{bundle.member_sizes[member]:,}", f"{gate.k:g}", f"{gate.k999:g}")
+            for precision, member in manifest.precisions.items()
+            for gate in (manifest.tolerances[precision],)
+        ],
+        right=("bytes", "k <=", "k999 <="),
+    )
+    cases = [(size_text(case.sizes), case.draws, size_text(case.horizon) or "all") for case in manifest.reference]
+    yield table(("reference at", "draws", "steps that can be compared"), cases, right=("draws",))
+    yield pairs(
+        [(key, value) for key, value in manifest.provenance.items()]
+        + [("hazard", text) for text in manifest.hazards]
+        + [("note", text) for text in manifest.notes]
+    )
+
+
+def _heading(path: Path, facts: dict[str, object]) -> RenderableType:
+    return pairs([("file", path), *facts.items()])
+
+
+def _tensors(interface: Interface) -> RenderableType:
+    continued = {output: name for name, output in interface.state.items()}
+    rows = [("in", spec, _role(interface, spec.name)) for spec in interface.inputs]
+    rows += [("out", spec, f"continues {continued[spec.name]}" if spec.name in continued else "") for spec in interface.outputs]
+    return table(
+        ("", "tensor", "dtype", "shape", "role"),
+        [(way, spec.name, spec.dtype, shape_text(spec.shape), role) for way, spec, role in rows],
+    )
+
+
+def _role(interface: Interface, name: str) -> str:
+    if name in interface.lengths:
+        return f"lengths along {interface.lengths[name]}"
+    return "state" if name in interface.state else ""
+
+
+def shape_text(shape: tuple[int | str, ...]) -> str:
+    """A shape in brackets."""
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def size_text(sizes: dict[str, int]) -> str:
+    """Axis sizes, time first."""
+    return " ".join(f"{axis}={sizes[axis]}" for axis in sorted(sizes, reverse=True))

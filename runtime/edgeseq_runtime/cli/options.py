@@ -1,0 +1,26 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEBUG = "edgeseq.debug"
+
+
+def set_debug(ctx: typer.Context, value: bool) -> bool:
+    """Remember, for the whole program, to show tracebacks."""
+    if value:
+        ctx.find_root().meta[DEBUG] = True
+    return value
+
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A .edgeseq bundle, or a plain .onnx model.")]
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A .edgeseq bundle.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="A device's name, or a path to a profile (.toml).")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="One that the bundle holds.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", help="That share one operator; chosen by size if left out.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+DebugOption = Annotated[bool, typer.Option("--debug", callback=set_debug, help="Show the traceback of an error.")]
