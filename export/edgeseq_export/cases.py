@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
-from edgeseq_export.reference import evaluate, evaluate64, float64_copy
-from edgeseq_export.subject import BATCH, Subject
 from edgeseq_runtime.bundle import CaseArrays, ReferenceCase
 from edgeseq_runtime.errors import UnsupportedModule
 from edgeseq_runtime.tensors import relative_error_by_step
 from edgeseq_runtime.tensors.spec import Array
+from torch import Tensor, nn
+
+from edgeseq_export.reference import evaluate, evaluate64, float64_copy
+from edgeseq_export.subject import BATCH, Subject
 
 DRAWS = 32
 # Time and batch of each case. One step, one sequence and a long sequence are where exports break.
@@ -75,7 +75,7 @@ def _runnable_case(subject: Subject, oracle: Oracle, index: int, T: int, B: int)
             except UnsupportedModule:
                 raise
             # The user's forward can raise anything at a size, or at max(lengths) < T, that it was not written for.
-            except Exception:  # noqa: BLE001, S112
+            except Exception:
                 continue
     return None
 
@@ -105,8 +105,8 @@ def _require_finite(subject: Subject, arrays: CaseArrays) -> None:
     for name, values in {**arrays.float32, **arrays.float64}.items():
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             raise UnsupportedModule(
-                f"{type(subject.model).__name__} gives NaN or infinity in output '{name}' in PyTorch itself, on random inputs like "
-                f"the example, at sizes {arrays.case.sizes}: nothing can be proved. Give an example whose range the module is made for"
+                f"{type(subject.model).__name__} gives NaN or infinity in output '{name}' in PyTorch itself, on random inputs "
+                f"like the example, at sizes {arrays.case.sizes}: nothing can be proved. Give an example in its range"
             )
 
 
@@ -154,5 +154,5 @@ def _bytes_per_cell(subject: Subject, oracle: Oracle) -> float:
     inputs = subject.draws()(subject.trace_sizes)
     outputs = oracle.float32(inputs)
     total = sum(t.numel() * t.element_size() for t in inputs.values()) + sum(3 * o.nbytes for o in outputs)
-    cells = float(np.prod([size for size in subject.trace_sizes.values()]))
+    cells = float(np.prod(list(subject.trace_sizes.values())))
     return total / cells

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from edgeseq_runtime.tensors.spec import Array
 from torch import Tensor
 
 from edgeseq_export.request import AxisNames
-from edgeseq_runtime.tensors.spec import Array
 
 
 class InputKind(NamedTuple):
@@ -61,7 +61,11 @@ class Draws:
         if low == high:
             return np.broadcast_to(example, shape).copy() if not shape else 0.5 * self._random.standard_normal(shape)
         if set(np.unique(example).tolist()) <= {0.0, 1.0}:
-            mask = self._prefix_mask(shape) if _is_prefix_mask(example > 0) else self._random.random(shape) < example.mean()
+            mask = (
+                self._prefix_mask(shape)
+                if _is_prefix_mask(example.astype(np.bool_))
+                else self._random.random(shape) < example.mean()
+            )
             return mask.astype(np.float64)
         if low < 0 < high:
             return float(example.mean()) + float(example.std()) * self._random.standard_normal(shape)

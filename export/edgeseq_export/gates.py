@@ -33,9 +33,7 @@ def onnx_weights(operator: str, directions: Sequence[Tensor]) -> Tensor:
 def onnx_biases(operator: str, input_biases: Sequence[Tensor], hidden_biases: Sequence[Tensor]) -> Tensor:
     """Both biases of each direction, (G*H,): ONNX's B, (D, 2*G*H)."""
     order = TORCH_GATES[operator], ONNX_GATES[operator]
-    return torch.stack(
-        [torch.cat([reorder(b, *order) for b in pair]) for pair in zip(input_biases, hidden_biases, strict=True)]
-    )
+    return torch.stack([torch.cat([reorder(b, *order) for b in pair]) for pair in zip(input_biases, hidden_biases, strict=True)])
 
 
 def onnx_peepholes(peephole: Tensor) -> Tensor:

@@ -50,13 +50,13 @@ _pad_original = _copy_of(torch_packing.pad_packed_sequence)  # type: ignore[arg-
 
 
 # These two lend their code to PyTorch's functions, whose globals they then run under: hence the imports inside.
-def _pack_stand_in(input, lengths, batch_first=False, enforce_sorted=True):  # type: ignore[no-untyped-def]  # noqa: ANN
+def _pack_stand_in(input, lengths, batch_first=False, enforce_sorted=True):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     from edgeseq_export.interception import _divert_pack
 
     return _divert_pack(input, lengths, batch_first, enforce_sorted)
 
 
-def _pad_stand_in(sequence, batch_first=False, padding_value=0.0, total_length=None):  # type: ignore[no-untyped-def]  # noqa: ANN
+def _pad_stand_in(sequence, batch_first=False, padding_value=0.0, total_length=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     from edgeseq_export.interception import _divert_pad
 
     return _divert_pad(sequence, batch_first, padding_value, total_length)
@@ -87,13 +87,16 @@ def _diverted_forward(original: Callable[..., Any]) -> Callable[..., Any]:
 def intercepted(interceptor: Interceptor) -> Iterator[None]:
     """Divert this thread's calls to `interceptor` until the block ends."""
     with _installing:
-        functions = ((torch_packing.pack_padded_sequence, _pack_stand_in), (torch_packing.pad_packed_sequence, _pad_stand_in))
+        functions: tuple[tuple[Any, Any], ...] = (
+            (torch_packing.pack_padded_sequence, _pack_stand_in),
+            (torch_packing.pad_packed_sequence, _pad_stand_in),
+        )
         codes = [function.__code__ for function, _ in functions]
         forwards = [layer.__dict__["forward"] for layer in LAYERS]
         token = _active.set(interceptor)
         try:
             for layer, forward in zip(LAYERS, forwards, strict=True):
-                layer.forward = _diverted_forward(forward)  # type: ignore[method-assign]
+                layer.forward = _diverted_forward(forward)
             for function, stand_in in functions:
                 function.__code__ = stand_in.__code__
             yield
@@ -101,5 +104,5 @@ def intercepted(interceptor: Interceptor) -> Iterator[None]:
             for (function, _), code in zip(functions, codes, strict=True):
                 function.__code__ = code
             for layer, forward in zip(LAYERS, forwards, strict=True):
-                layer.forward = forward  # type: ignore[method-assign]
+                layer.forward = forward
             _active.reset(token)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from onnxscript import opset20 as _op
+from onnxscript import opset20
 from torch import Tensor
 
 OPSET = 20
+_op: Any = opset20  # its own annotations refuse the symbolic values that it is made for
 
 torch.library.define(
     "edgeseq::lstm",
@@ -39,25 +40,27 @@ def _outputs(x: Tensor, R: Tensor, states: int) -> tuple[Tensor, ...]:
     return (x.new_empty(T, B, D * H), *(x.new_empty(D, B, H) for _ in range(states)))
 
 
-@torch.library.register_fake("edgeseq::lstm")
 def _lstm_shapes(x: Tensor, W: Tensor, R: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return _outputs(x, R, states=2)
 
 
-@torch.library.register_fake("edgeseq::gru")
 def _gru_shapes(x: Tensor, W: Tensor, R: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return _outputs(x, R, states=1)
 
 
-@torch.library.register_fake("edgeseq::rnn")
 def _rnn_shapes(x: Tensor, W: Tensor, R: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return _outputs(x, R, states=1)
 
 
-@torch.library.register_fake("edgeseq::trim")
 def _trim_shape(y: Tensor, lengths: Tensor) -> Tensor:
     steps = torch.library.get_ctx().new_dynamic_size(min=1)
     return y.new_empty(steps, *y.shape[1:])
+
+
+torch.library.register_fake("edgeseq::lstm", _lstm_shapes)
+torch.library.register_fake("edgeseq::gru", _gru_shapes)
+torch.library.register_fake("edgeseq::rnn", _rnn_shapes)
+torch.library.register_fake("edgeseq::trim", _trim_shape)
 
 
 def _merge_directions(y: Any, directions: int) -> Any:

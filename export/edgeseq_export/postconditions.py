@@ -9,16 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from edgeseq_runtime.bundle import CaseArrays, Gate, judge
+from edgeseq_runtime.errors import PostconditionError
+from edgeseq_runtime.tensors import TensorSpec
+from edgeseq_runtime.tensors.spec import Array
 
 from edgeseq_export.cases import Oracle
 from edgeseq_export.graph import IR_VERSION, all_nodes, census
 from edgeseq_export.onnx_runner import OnnxRunner
 from edgeseq_export.operators import OPSET
 from edgeseq_export.subject import BATCH, Subject
-from edgeseq_runtime.bundle import CaseArrays, Gate, judge
-from edgeseq_runtime.errors import PostconditionError
-from edgeseq_runtime.tensors import TensorSpec
-from edgeseq_runtime.tensors.spec import Array
 
 CHUNKED_STEPS = 9
 CHUNKS = (1, 3, 1, 4)  # of the CHUNKED_STEPS
@@ -52,15 +52,12 @@ def require_nothing_frozen(model: ir.Model, trace_sizes: Mapping[str, int]) -> N
     for axis, size in trace_sizes.items():
         for value in (*model.graph.inputs, *model.graph.outputs):
             if value.shape is not None and size in list(value.shape):
-                raise PostconditionError(
-                    f"'{value.name}' has the fixed shape {value.shape}: axis '{axis}' was frozen at {size}"
-                )
+                raise PostconditionError(f"'{value.name}' has the fixed shape {value.shape}: axis '{axis}' was frozen at {size}")
         for name, constant in _integer_constants(model):
             if size in constant:
                 raise PostconditionError(
                     f"constant '{name}' holds {size}, the size that axis '{axis}' was traced at: the graph would be right at that "
-                    "size only. Take sizes from x.shape instead of fixing them; if the number is the module's own, it collides with "
-                    "a prime chosen here: please report it"
+                    "size only. Take sizes from x.shape instead of fixing them"
                 )
 
 
@@ -76,9 +73,7 @@ def require_symbolic_outputs(outputs: Sequence[TensorSpec], cases: Sequence[Case
             for declared, found in zip(spec.shape, shape, strict=True):
                 expected = declared if isinstance(declared, int) else case.case.sizes.get(declared, found)
                 if expected != found:
-                    raise PostconditionError(
-                        f"output {spec} does not follow PyTorch's shape {shape} at sizes {case.case.sizes}"
-                    )
+                    raise PostconditionError(f"output {spec} does not follow PyTorch's shape {shape} at sizes {case.case.sizes}")
 
 
 def require_equal(run: OnnxRunner, outputs: Sequence[TensorSpec], cases: Sequence[CaseArrays], gate: Gate) -> None:
@@ -96,9 +91,7 @@ def _require_equal_output(spec: TensorSpec, results: Sequence[Array], case: Case
     horizon = case.case.horizon.get(spec.name)
     times = [axis for axis in case.case.sizes if axis != BATCH]
     time_axis = next((p + 1 for p, axis in enumerate(spec.shape) if times and axis == times[0]), None)
-    verdict = judge(
-        np.stack(results), case.float32[spec.name], case.float64[spec.name], gate, time_axis=time_axis, horizon=horizon
-    )
+    verdict = judge(np.stack(results), case.float32[spec.name], case.float64[spec.name], gate, time_axis=time_axis, horizon=horizon)
     if not verdict.passed:
         raise PostconditionError(
             f"the exported graph does not compute what the module does: output '{spec.name}' {where}: {verdict.reason}"
@@ -135,8 +128,8 @@ def require_chunks_equal(run: OnnxRunner, subject: Subject, oracle: Oracle, outp
             raise PostconditionError(
                 f"output '{spec.name}' differs when the sequence is fed in chunks of {CHUNKS} steps with its states carried "
                 f"({verdict.reason}): the module is not causal, or a state is missing from state={state}. Bidirectional layers, "
-                "attention and convolutions over time can't be streamed without a state of their own; leave state out to export the "
-                "whole-sequence model"
+                "attention and convolutions over time can't be streamed without a state of their own; leave state out to export "
+                "the whole-sequence model"
             )
 
 

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from edgeseq_runtime.errors import UnsupportedModule
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from edgeseq import LSTMCell, Recurrent
-from edgeseq_runtime.errors import UnsupportedModule
+from edgeseq_export.layer_weights import directions, operator_of
 
 
 class PackCall(NamedTuple):
@@ -66,22 +67,13 @@ class Recorder:
 
 def recurrent_nodes(module: nn.Module) -> Counter[str]:
     """The ONNX nodes that one call of a recurrent layer becomes."""
-    if isinstance(module, nn.RNNCellBase):
-        return Counter({_cell_kind(module): 1})
     if isinstance(module, Recurrent):
         return Counter({"LSTM" if isinstance(module.cell, LSTMCell) else "Scan": 1})
-    assert isinstance(module, nn.RNNBase)
+    if not isinstance(module, nn.RNNBase):
+        return Counter({operator_of(module): 1})
     if getattr(module, "proj_size", 0):
-        return Counter({"Scan": module.num_layers * (2 if module.bidirectional else 1)})
-    kind = next(name for name, cls in (("LSTM", nn.LSTM), ("GRU", nn.GRU), ("RNN", nn.RNN)) if isinstance(module, cls))
-    return Counter({kind: module.num_layers})
-
-
-_CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
-
-
-def _cell_kind(module: nn.Module) -> str:
-    return next(cls.__name__.removesuffix("Cell") for cls in _CELLS if isinstance(module, cls))
+        return Counter({"Scan": module.num_layers * directions(module)})
+    return Counter({operator_of(module): module.num_layers})
 
 
 def loop_message(name: str, found: str) -> str:

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from edgeseq_runtime.errors import UnsupportedModule
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-
-from edgeseq_runtime.errors import UnsupportedModule
 
 
 def evaluation_copy(model: nn.Module) -> tuple[nn.Module, list[str]]:
@@ -37,9 +36,7 @@ def evaluation_copy(model: nn.Module) -> tuple[nn.Module, list[str]]:
         ) from error
     tensors = [*duplicate.named_parameters(), *duplicate.named_buffers()]
     notes = []
-    odd = sorted(
-        {str(t.dtype).removeprefix("torch.") for _, t in tensors if t.is_floating_point() and t.dtype != torch.float32}
-    )
+    odd = sorted({str(t.dtype).removeprefix("torch.") for _, t in tensors if t.is_floating_point() and t.dtype != torch.float32})
     if odd:
         notes.append(f"weights in {', '.join(odd)} were converted to float32")
     if any(t.device.type != "cpu" for _, t in tensors):
@@ -59,9 +56,7 @@ def evaluate(model: nn.Module, inputs: Mapping[str, Tensor], dtypes: Mapping[str
         return flatten_outputs(model(**{name: t.to(dtypes.get(name, t.dtype)) for name, t in inputs.items()}))
 
 
-def evaluate64(
-    model64: nn.Module, inputs: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype] | None = None
-) -> list[Tensor]:
+def evaluate64(model64: nn.Module, inputs: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype] | None = None) -> list[Tensor]:
     """The outputs of a float64 copy, nothing on the way being rounded to float32."""
     promoted = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
     whole = {name: dtype for name, dtype in (dtypes or {}).items() if not dtype.is_floating_point}

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
 from edgeseq_runtime.errors import UnsupportedModule, UsageError
+from torch import Tensor, nn
 
 AxisNames = tuple[str | None, ...]
 
@@ -66,7 +65,7 @@ class ExportRequest:
 def _require_module(model: object) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModule(
-            f"{type(model).__name__} is TorchScript, whose recurrent layers can't be seen any more; export the nn.Module it was made from"
+            f"{type(model).__name__} is TorchScript, which hides its recurrent layers; export the nn.Module it was made from"
         )
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; give an nn.Module")
@@ -88,9 +87,7 @@ def _require_tensors(inputs: Mapping[str, object]) -> None:
         if not name.isidentifier():
             raise UsageError(f"input '{name}' is no argument name")
         if tensor.dtype not in _DTYPES:
-            raise UsageError(
-                f"input '{name}' has dtype {tensor.dtype}; ONNX recurrent models take {', '.join(_DTYPES.values())}"
-            )
+            raise UsageError(f"input '{name}' has dtype {tensor.dtype}; ONNX recurrent models take {', '.join(_DTYPES.values())}")
         if tensor.numel() == 0:
             raise UsageError(f"input '{name}' is empty, shape {tuple(tensor.shape)}; give an example with at least one element")
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+from edgeseq_runtime.errors import ExportError, UnsupportedModule, UsageError
 from torch import Tensor, nn
 
 from edgeseq_export.draws import Draws, InputKind
@@ -15,7 +15,6 @@ from edgeseq_export.interception import intercepted
 from edgeseq_export.recording import Recorder, loop_message
 from edgeseq_export.reference import evaluate, evaluation_copy
 from edgeseq_export.request import ExportRequest
-from edgeseq_runtime.errors import ExportError, UnsupportedModule, UsageError
 
 BATCH = "B"
 
@@ -181,9 +180,7 @@ def _require_same_calls(
     for name in sorted(calls | found, key=lambda n: -n.count(".")):
         if calls[name] != found[name]:
             raise UnsupportedModule(
-                loop_message(
-                    name, f"is called {calls[name]} times at sizes {dict(sizes)} and {found[name]} times at {dict(other)}"
-                )
+                loop_message(name, f"is called {calls[name]} times at sizes {dict(sizes)} and {found[name]} times at {dict(other)}")
             )
 
 

@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from edgeseq_runtime.errors import UnsupportedModule
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from edgeseq import LSTMCell, Recurrent
-from edgeseq_export.gates import onnx_biases, onnx_peepholes, onnx_weights
+from edgeseq_export.layer_weights import directions, operator_of
 from edgeseq_export.scan import State, scan_over_time
-from edgeseq_runtime.errors import UnsupportedModule
 
 ops = torch.ops.edgeseq
 
@@ -31,6 +31,7 @@ class Substitution:
             return _run_layers(module, *args, **kwargs)
         if isinstance(module, nn.RNNCellBase):
             return _run_cell(module, *args, **kwargs)
+        assert isinstance(module, Recurrent)
         return _run_recurrent(module, *args, **kwargs)
 
     def pack(
@@ -62,66 +63,6 @@ class Substitution:
         return (y.transpose(0, 1) if batch_first else y), lengths
 
 
-def attach_weights(model: nn.Module) -> None:
-    """Give every recurrent layer its weights as ONNX lays them out, as buffers that the trace can refer to.
-
-    Layers that share weights share the buffers.
-    """
-    made: dict[tuple[int, ...], Tensor] = {}
-
-    def attach(module: nn.Module, name: str, build: Callable[..., Tensor], *sources: Sequence[Tensor]) -> None:
-        flat = [t for source in sources for t in source]
-        key = (*(t.data_ptr() for t in flat), *(t.numel() for t in flat))
-        if key not in made:
-            made[key] = build(*sources).detach().contiguous()
-        module.register_buffer(name, made[key], persistent=False)
-
-    for module in model.modules():
-        if isinstance(module, nn.RNNBase) and not getattr(module, "proj_size", 0):
-            _attach_layers(module, attach)
-        elif isinstance(module, nn.RNNCellBase):
-            operator = _operator(module)
-            attach(module, "onnx_W", lambda w: onnx_weights(operator, w), [module.weight_ih])
-            attach(module, "onnx_R", lambda w: onnx_weights(operator, w), [module.weight_hh])
-            if module.bias:
-                attach(module, "onnx_b", lambda i, h: onnx_biases(operator, i, h), [module.bias_ih], [module.bias_hh])
-        elif isinstance(module, Recurrent) and isinstance(module.cell, LSTMCell):
-            _attach_lstm_cell(module, module.cell)
-
-
-def _attach_layers(module: nn.RNNBase, attach: Callable[..., None]) -> None:
-    operator = _operator(module)
-    for layer in range(module.num_layers):
-        suffixes = [f"_l{layer}", f"_l{layer}_reverse"][: _directions(module)]
-
-        def of(kind: str, suffixes: list[str] = suffixes) -> list[Tensor]:
-            return [getattr(module, kind + suffix) for suffix in suffixes]
-
-        attach(module, f"onnx_W{layer}", lambda w: onnx_weights(operator, w), of("weight_ih"))
-        attach(module, f"onnx_R{layer}", lambda w: onnx_weights(operator, w), of("weight_hh"))
-        if module.bias:
-            attach(module, f"onnx_b{layer}", lambda i, h: onnx_biases(operator, i, h), of("bias_ih"), of("bias_hh"))
-
-
-def _attach_lstm_cell(module: Recurrent, cell: LSTMCell) -> None:
-    module.register_buffer("onnx_W", onnx_weights("LSTM", [cell.weight_ih.detach()]), persistent=False)
-    module.register_buffer("onnx_R", onnx_weights("LSTM", [cell.weight_hh.detach()]), persistent=False)
-    bias = cell.bias.detach()
-    module.register_buffer("onnx_b", onnx_biases("LSTM", [bias], [torch.zeros_like(bias)]), persistent=False)
-    peephole = None if cell.peephole is None else onnx_peepholes(cell.peephole.detach())
-    module.register_buffer("onnx_P", peephole, persistent=False)
-
-
-def _operator(module: nn.Module) -> str:
-    if isinstance(module, (nn.LSTM, nn.LSTMCell)):
-        return "LSTM"
-    return "GRU" if isinstance(module, (nn.GRU, nn.GRUCell)) else "RNN"
-
-
-def _directions(module: nn.RNNBase) -> int:
-    return 2 if module.bidirectional else 1
-
-
 def _live(y: Tensor, lengths: Tensor) -> Tensor:
     """True where a step lies inside its sequence: (T, B, 1, ...) for y (T, B, ...)."""
     steps = torch.arange(y.shape[0], device=y.device)
@@ -146,16 +87,18 @@ def _run_layers(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[Any, An
         y, ends = y.squeeze(1), [s.squeeze(1) for s in ends]
     elif flip:
         y = y.transpose(0, 1)
-    if packed:
-        y = PackedSequence(y, lengths)
-        y.zero_padded = True
-    return y, (tuple(ends) if isinstance(module, nn.LSTM) else ends[0])
+    return (y if lengths is None else _zero_padded(y, lengths)), (tuple(ends) if isinstance(module, nn.LSTM) else ends[0])
 
 
-def _run_stack(
-    module: nn.RNNBase, x: Tensor, lengths: Tensor | None, states: list[Tensor] | None
-) -> tuple[Tensor, list[Tensor]]:
-    D = _directions(module)
+def _zero_padded(y: Tensor, lengths: Tensor) -> PackedSequence:
+    """A packed sequence known to hold zeros past the lengths, as recurrent nodes leave them."""
+    sequence = PackedSequence(y, lengths)
+    sequence.zero_padded = True  # type: ignore[attr-defined]
+    return sequence
+
+
+def _run_stack(module: nn.RNNBase, x: Tensor, lengths: Tensor | None, states: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+    D = directions(module)
     run = _projected_layer if getattr(module, "proj_size", 0) else _native_layer
     ends = []
     for layer in range(module.num_layers):
@@ -188,7 +131,7 @@ def _native_node(
     W, R, b = weights
     D = W.shape[0]
     h0, c0 = (*(states or ()), None, None)[:2]
-    operator = _operator(module)
+    operator = operator_of(module)
     if operator == "LSTM":
         outputs = ops.lstm(x, W, R, b, lengths, h0, c0, None, direction, ["Sigmoid", "Tanh", "Tanh"] * D)
     elif operator == "GRU":
@@ -199,12 +142,12 @@ def _native_node(
 
 
 def _projected_layer(
-    module: nn.LSTM, layer: int, x: Tensor, lengths: Tensor | None, states: list[Tensor] | None
+    module: nn.RNNBase, layer: int, x: Tensor, lengths: Tensor | None, states: list[Tensor] | None
 ) -> tuple[Tensor, ...]:
     """A layer of `nn.LSTM(proj_size=...)`, which ONNX has no node for: one Scan a direction (Sak et al., 2014)."""
     B = x.shape[1]
     runs = []
-    for direction, suffix in enumerate([f"_l{layer}", f"_l{layer}_reverse"][: _directions(module)]):
+    for direction, suffix in enumerate([f"_l{layer}", f"_l{layer}_reverse"][: directions(module)]):
         weight_hh, weight_hr = getattr(module, "weight_hh" + suffix), getattr(module, "weight_hr" + suffix)
         bias = getattr(module, "bias_ih" + suffix) + getattr(module, "bias_hh" + suffix) if module.bias else None
         projected = F.linear(x, getattr(module, "weight_ih" + suffix), bias)  # (T, B, 4H)
@@ -230,14 +173,12 @@ def _run_cell(module: nn.RNNCellBase, input: Tensor, hx: Any = None) -> Any:
     """`nn.RNNCell`, `nn.LSTMCell` or `nn.GRUCell` as a sequence of one step."""
     states = _as_states(hx)
     unbatched = input.dim() == 1
-    if unbatched:
-        input, states = input.unsqueeze(0), states and [s.unsqueeze(0) for s in states]
-    states = states and [s.unsqueeze(0) for s in states]  # (1, B, H)
-    weights = (module.onnx_W, module.onnx_R, getattr(module, "onnx_b", None))
-    _, *ends = _native_node(module, input.unsqueeze(0), weights, None, states, "forward")  # type: ignore[arg-type]
-    ends = [s.squeeze(0) for s in ends]  # (B, H)
-    if unbatched:
-        ends = [s.squeeze(0) for s in ends]
+    x = (input.unsqueeze(0) if unbatched else input).unsqueeze(0)  # (1, B, I)
+    if states is not None:
+        states = [(s.unsqueeze(0) if unbatched else s).unsqueeze(0) for s in states]  # (1, B, H)
+    weights = (getattr(module, "onnx_W"), getattr(module, "onnx_R"), getattr(module, "onnx_b", None))  # noqa: B009
+    _, *ends = _native_node(module, x, weights, None, states, "forward")
+    ends = [s.squeeze(0).squeeze(0) if unbatched else s.squeeze(0) for s in ends]
     return tuple(ends) if isinstance(module, nn.LSTMCell) else ends[0]
 
 

@@ -14,15 +14,16 @@ from typing import Any
 import onnx_ir as ir
 import sympy
 import torch
+from edgeseq_runtime.errors import ExportError, UnsupportedModule
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from edgeseq_export.interception import intercepted
+from edgeseq_export.layer_weights import attach_weights
 from edgeseq_export.operators import OPSET, TRANSLATIONS
 from edgeseq_export.reference import flatten_outputs
 from edgeseq_export.subject import Subject
-from edgeseq_export.substitution import Substitution, attach_weights
-from edgeseq_runtime.errors import ExportError, UnsupportedModule
+from edgeseq_export.substitution import Substitution
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,7 @@ def trace(subject: Subject) -> Trace:
     """
     positional = _Positional(_prepared_copy(subject.model), dict(subject.dtypes))
     example = subject.draws()(subject.trace_sizes)
-    dynamic = tuple(
-        {position: Dim.DYNAMIC for position, axis in enumerate(kind.axes) if axis} for kind in subject.kinds.values()
-    )
+    dynamic = tuple({position: Dim.DYNAMIC for position, axis in enumerate(kind.axes) if axis} for kind in subject.kinds.values())
     substitution = Substitution()
     with _quiet(), torch.no_grad(), intercepted(substitution):
         with _refused(subject, "capture"):
@@ -168,7 +167,7 @@ def _place(error: BaseException, model: nn.Module) -> str:
 
 _WAYS_OUT: tuple[tuple[Callable[[str], bool], str], ...] = (
     (
-        lambda text: "specialized it to be a constant" in text or "constant" in text and "dynamic" in text,
+        lambda text: "specialized it to be a constant" in text or ("constant" in text and "dynamic" in text),
         "A named axis became a constant: a Python loop over it, int(...) of its size, or a reshape to a fixed size. Write the loop "
         "as nn.LSTM/nn.GRU/nn.RNN or edgeseq.Recurrent over the whole sequence, and take sizes from x.shape",
     ),
