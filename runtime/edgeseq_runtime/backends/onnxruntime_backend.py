@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 
 from edgeseq_runtime.errors import InputError, ProviderError, UsageError
 from edgeseq_runtime.plan import Plan
