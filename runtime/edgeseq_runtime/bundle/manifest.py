@@ -8,6 +8,9 @@ from edgeseq_runtime.errors import BadManifest, UnknownFormat
 from edgeseq_runtime.tensors import TensorSpec
 
 FORMAT = 1
+DTYPES = frozenset(
+    ("bool", "float16", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+)
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +94,9 @@ def _require_consistent(manifest: Manifest) -> None:
     problems = []
     if len(inputs) != len(manifest.inputs) or len(outputs) != len(manifest.outputs):
         problems.append("a tensor name is declared twice")
+    for spec in (*manifest.inputs, *manifest.outputs):
+        if spec.dtype not in DTYPES or any(isinstance(size, int) and size < 0 for size in spec.shape):
+            problems.append(f"'{spec}' is no tensor: its dtype is unknown or a size is negative")
     for source, target in manifest.state.items():
         if source not in inputs or target not in outputs:
             problems.append(f"state '{source}' -> '{target}' names no input or no output")
