@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgeseq import LSTMCell, Recurrent
+from edgeseq import Cell, LSTMCell, Recurrent
 from edgeseq_export.gates import onnx_biases, onnx_peepholes, onnx_weights
 
 
@@ -23,8 +23,15 @@ def attach_weights(model: nn.Module) -> None:
                 _attach(module, [f"_l{layer}", f"_l{layer}_reverse"][: directions(module)], str(layer))
         elif isinstance(module, nn.RNNCellBase):
             _attach(module, [""], "")
-        elif isinstance(module, Recurrent) and isinstance(module.cell, LSTMCell):
-            _attach_lstm_cell(module, module.cell)
+        elif isinstance(module, Recurrent) and (cell := native_cell(module.cell)) is not None:
+            _attach_lstm_cell(module, cell)
+
+
+def native_cell(cell: Cell) -> LSTMCell | None:
+    """The cell where ONNX has a node for its equations; None where it has not, or a subclass changes them."""
+    if isinstance(cell, LSTMCell) and (type(cell).step, type(cell).project) == (LSTMCell.step, LSTMCell.project):
+        return cell
+    return None
 
 
 def operator_of(module: nn.Module) -> str:

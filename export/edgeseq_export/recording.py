@@ -10,8 +10,8 @@ from edgeseq_runtime.errors import UnsupportedModule
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from edgeseq import LSTMCell, Recurrent
-from edgeseq_export.layer_weights import directions, operator_of
+from edgeseq import Recurrent
+from edgeseq_export.layer_weights import directions, native_cell, operator_of
 
 
 class PackCall(NamedTuple):
@@ -68,7 +68,7 @@ class Recorder:
 def recurrent_nodes(module: nn.Module) -> Counter[str]:
     """The ONNX nodes that one call of a recurrent layer becomes."""
     if isinstance(module, Recurrent):
-        return Counter({"LSTM" if isinstance(module.cell, LSTMCell) else "Scan": 1})
+        return Counter({"Scan" if native_cell(module.cell) is None else "LSTM": 1})
     if not isinstance(module, nn.RNNBase):
         return Counter({operator_of(module): 1})
     if getattr(module, "proj_size", 0):

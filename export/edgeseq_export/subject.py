@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from edgeseq_runtime.errors import ExportError, UnsupportedModule, UsageError
 from torch import Tensor, nn
 
+from edgeseq import Recurrent
 from edgeseq_export.draws import Draws, InputKind
 from edgeseq_export.interception import intercepted
 from edgeseq_export.recording import Recorder, loop_message
@@ -64,11 +65,6 @@ def examine(request: ExportRequest) -> Subject:
         ) from error
     recorder.require_no_cell_loop()
     lengths = _lengths_inputs(request, examples, recorder)
-    notes += [
-        f"input '{name}' is {str(dtypes[name]).removeprefix('torch.')} in PyTorch and int32 in the graph"
-        for name in lengths
-        if dtypes[name] != torch.int32
-    ]
     kinds = {
         name: InputKind(
             example.to(torch.int32).numpy() if name in lengths else example.numpy(), request.input_axes(name), lengths.get(name)
@@ -99,8 +95,7 @@ def _observe(
     calls: Counter[str] = Counter()
     hooks = [
         module.register_forward_pre_hook(lambda _module, _args, name=name: calls.update([name]))
-        for name, module in model.named_modules()
-        if name
+        for name, module in _outside_cells(model)
     ]
     try:
         with intercepted(recorder):
@@ -109,6 +104,12 @@ def _observe(
         for hook in hooks:
             hook.remove()
     return recorder, calls, outputs
+
+
+def _outside_cells(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Submodules but those of cells, which `edgeseq.Recurrent` may call as often as there are steps."""
+    inside = {id(part) for layer in model.modules() if isinstance(layer, Recurrent) for part in layer.cell.modules()}
+    return ((name, module) for name, module in model.named_modules() if name and id(module) not in inside)
 
 
 def _lengths_inputs(request: ExportRequest, examples: Mapping[str, Tensor], recorder: Recorder) -> dict[str, str]:

@@ -16,8 +16,8 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from edgeseq import LSTMCell, Recurrent
-from edgeseq_export.layer_weights import directions, operator_of
+from edgeseq import Recurrent
+from edgeseq_export.layer_weights import directions, native_cell, operator_of
 from edgeseq_export.scan import State, scan_over_time
 
 ops = torch.ops.edgeseq
@@ -186,10 +186,10 @@ def _run_recurrent(
     module: Recurrent, x: Tensor, state: Sequence[Tensor] | None = None, lengths: Tensor | None = None
 ) -> tuple[Tensor, State]:
     """`edgeseq.Recurrent`: its cell's native node where ONNX has one, one Scan otherwise."""
-    cell = module.cell
-    if not isinstance(cell, LSTMCell):
-        initial = cell.initial_state(x) if state is None else state
-        return scan_over_time(cell.step, initial, cell.project(x), lengths, reverse=module.reverse)
+    cell = native_cell(module.cell)
+    if cell is None:
+        initial = module.cell.initial_state(x) if state is None else state
+        return scan_over_time(module.cell.step, initial, module.cell.project(x), lengths, reverse=module.reverse)
     h0, c0 = (None, None) if state is None else (s.unsqueeze(0) for s in state)
     y, h_n, c_n = ops.lstm(
         x,

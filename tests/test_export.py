@@ -1,0 +1,301 @@
+"""What an export promises beside equality: it refuses what it can't do, and leaves everything else alone."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from recurrent_cases import CASES, LOOP_CASES
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import edgeseq_runtime
+from edgeseq_export import ExportNotice, export
+from edgeseq_runtime.errors import ExportError, UnsupportedModule, UsageError
+
+pytestmark = pytest.mark.filterwarnings("ignore::edgeseq_export.ExportNotice")
+
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, 2, bidirectional=True, dropout=0.5)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        y, _ = pad_packed_sequence(self.lstm(packed)[0])
+        return self.out(y)
+
+
+class Carrying(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8)
+
+    def forward(self, x, h, c):
+        y, (h, c) = self.lstm(x, (h, c))
+        return y, h, c
+
+
+def export_tagger(path, model=None):
+    inputs = {"x": torch.randn(7, 3, 6, generator=torch.Generator().manual_seed(0)), "lengths": torch.tensor([7, 2, 5])}
+    return export(model or Tagger(), inputs, path, axes={"x": ("T", "B", None), "lengths": ("B",)}, outputs=("y",))
+
+
+def carrying_inputs(state):
+    return {"x": torch.randn(5, 2, 6), "h": state, "c": state}
+
+
+CARRYING = {
+    "axes": {"x": ("T", "B", None), "h": (None, "B", None), "c": (None, "B", None)},
+    "state": {"h": "h_out", "c": "c_out"},
+    "outputs": ("y", "h_out", "c_out"),
+}
+
+
+@pytest.mark.parametrize("case", LOOP_CASES, ids=lambda case: case.id)
+def test_what_has_no_faithful_graph_is_refused_and_nothing_is_written(case, tmp_path):
+    path = tmp_path / "refused.edgeseq"
+    with pytest.raises(ExportError) as refusal:
+        export(case.module(), case.inputs(case.sizes[0]), path, axes=case.axes, outputs=case.outputs)
+    assert len(str(refusal.value)) > 60  # a reason, not a code
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cell", ["RNNCell", "LSTMCell", "GRUCell"])
+def test_a_loop_over_a_cell_is_refused_by_name_with_what_to_write_instead(cell, tmp_path):
+    case = next(c for c in LOOP_CASES if c.id == f"loop-{cell}")
+    with pytest.raises(UnsupportedModule, match=r"module 'cell'.*loop.*unrolled.*nn\.LSTM.*edgeseq\.Recurrent"):
+        export(case.module(), case.inputs(case.sizes[0]), tmp_path / "x.edgeseq", axes=case.axes)
+
+
+def test_a_loop_of_one_step_in_the_example_is_still_refused(tmp_path):
+    case = next(c for c in LOOP_CASES if c.id == "loop-LSTMCell")
+    with pytest.raises(UnsupportedModule, match="called 1 times at sizes"):
+        export(case.module(), case.inputs({"T": 1, "B": 2}), tmp_path / "x.edgeseq", axes=case.axes)
+
+
+def test_the_users_module_is_left_exactly_as_it_was(tmp_path):
+    model = Tagger()
+    model.train()
+    seen = []
+    model.lstm.register_forward_hook(lambda *_: seen.append(1))
+    model(torch.randn(4, 2, 6), torch.tensor([4, 2])).sum().backward()
+    before = copy.deepcopy(model.state_dict())
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    identities = {name: id(p) for name, p in model.named_parameters()}
+    buffers, hooks = list(model.named_buffers()), [len(m._forward_hooks) for m in model.modules()]
+    export_tagger(tmp_path / "a.edgeseq", model)
+    assert all(m.training for m in model.modules())
+    assert all(p.requires_grad for p in model.parameters())
+    assert {name: id(p) for name, p in model.named_parameters()} == identities
+    assert list(model.named_buffers()) == buffers
+    assert [len(m._forward_hooks) for m in model.modules()] == hooks
+    assert all(torch.equal(p.grad, gradients[name]) for name, p in model.named_parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not hasattr(model.lstm, "onnx_W0")
+
+
+def test_pytorchs_own_functions_and_classes_are_restored(tmp_path):
+    forward, code = nn.LSTM.forward, pack_padded_sequence.__code__
+    export_tagger(tmp_path / "a.edgeseq")
+    assert nn.LSTM.forward is forward
+    assert pack_padded_sequence.__code__ is code
+    case = next(c for c in LOOP_CASES if c.id == "loop-GRUCell")
+    with pytest.raises(ExportError):
+        export(case.module(), case.inputs(case.sizes[0]), tmp_path / "x.edgeseq", axes=case.axes)
+    assert nn.LSTM.forward is forward
+    assert pack_padded_sequence.__code__ is code
+
+
+def test_the_same_module_gives_the_same_bytes(tmp_path):
+    model = Tagger()
+    first, second = (export_tagger(tmp_path / name, model) for name in ("a.edgeseq", "b.edgeseq"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_exports_from_threads_are_those_of_one_thread_and_disturb_no_other(tmp_path):
+    models = [Tagger() for _ in range(3)]
+    x, lengths = torch.randn(7, 3, 6), torch.tensor([7, 2, 5])
+    expected = [model.eval()(x, lengths).detach() for model in models]
+    failures, done = [], threading.Event()
+
+    def infer():
+        while not done.is_set():
+            for model, y in zip(models, expected, strict=True):
+                with torch.no_grad():
+                    if not torch.equal(model(x, lengths), y):
+                        failures.append("an inference beside the exports changed")
+
+    def run(index):
+        try:
+            export_tagger(tmp_path / f"{index}.edgeseq", models[index])
+        except Exception as error:
+            failures.append(error)
+
+    bystander = threading.Thread(target=infer)
+    bystander.start()
+    workers = [threading.Thread(target=run, args=(index,)) for index in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    done.set()
+    bystander.join()
+    assert failures == []
+    for index, model in enumerate(models):
+        alone = export_tagger(tmp_path / "alone.edgeseq", model)
+        assert edgeseq_runtime.open_bundle(alone).model() == edgeseq_runtime.open_bundle(tmp_path / f"{index}.edgeseq").model()
+
+
+def test_two_example_inputs_that_are_one_tensor_stay_two_inputs(tmp_path):
+    path = export(Carrying(), carrying_inputs(torch.zeros(1, 2, 8)), tmp_path / "a.edgeseq", **CARRYING)
+    session = edgeseq_runtime.load(path)
+    x = np.zeros((1, 1, 6), np.float32)
+    h, c = np.ones((1, 1, 8), np.float32), np.zeros((1, 1, 8), np.float32)
+    assert not np.array_equal(session.run({"x": x, "h": h, "c": c})["y"], session.run({"x": x, "h": c, "c": h})["y"])
+
+
+def test_a_state_that_is_not_carried_is_found(tmp_path):
+    class Forgetful(Carrying):
+        def forward(self, x, h, c):
+            y, _ = self.lstm(x)
+            return y, h, c
+
+    with pytest.raises(ExportError, match="chunks"):
+        export(Forgetful(), carrying_inputs(torch.zeros(1, 2, 8)), tmp_path / "a.edgeseq", **CARRYING)
+
+
+def test_a_model_that_sees_the_future_is_not_exported_with_state(tmp_path):
+    class Smoothed(Carrying):
+        def __init__(self):
+            super().__init__()
+            self.smooth = nn.Conv1d(8, 8, 3, padding=1)
+
+        def forward(self, x, h, c):
+            y, (h, c) = self.lstm(x, (h, c))
+            return self.smooth(y.permute(1, 2, 0)).permute(2, 0, 1), h, c
+
+    with pytest.raises(ExportError, match="not causal"):
+        export(Smoothed(), carrying_inputs(torch.zeros(1, 2, 8)), tmp_path / "a.edgeseq", **CARRYING)
+
+
+def test_dropout_is_off_and_weights_that_are_shared_are_stored_once(tmp_path):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.GRU(64, 64, dropout=0.0), nn.GRU(64, 64)
+            for name, parameter in self.first.named_parameters():
+                setattr(self.second, name, parameter)
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.second(self.drop(self.first(x)[0]))[0]
+
+    path = export(Shared(), {"x": torch.randn(5, 2, 64)}, tmp_path / "a.edgeseq", axes={"x": ("T", "B", None)})
+    model = onnx.load_from_string(edgeseq_runtime.open_bundle(path).model())
+    gates = [t for t in model.graph.initializer if list(t.dims) == [1, 192, 64]]
+    assert len(gates) == 2  # W and R, once each
+    assert [n.op_type for n in model.graph.node].count("GRU") == 2
+
+
+def test_a_conversion_is_said(tmp_path):
+    with pytest.warns(ExportNotice, match="float64.*converted to float32"):
+        path = export(
+            nn.GRU(3, 4).double(), {"input": torch.randn(5, 2, 3).double()}, tmp_path / "a.edgeseq", axes={"input": ("T", "B", None)}
+        )
+    assert any("float64" in note for note in edgeseq_runtime.open_bundle(path).manifest.notes)
+
+
+def test_nothing_is_said_where_nothing_was_converted(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export(nn.GRU(3, 4), {"input": torch.randn(5, 2, 3)}, tmp_path / "a.edgeseq", axes={"input": ("T", "B", None)})
+
+
+def test_legacy_weight_norm_is_exported_with_its_effective_weights(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = nn.utils.weight_norm(nn.GRU(3, 4), "weight_hh_l0")
+    model(torch.randn(2, 1, 3))  # leaves a tensor that deepcopy refuses
+    with torch.no_grad():
+        model.weight_hh_l0_g.mul_(1.5)  # the effective weight is stale until the next forward
+    path = export(model, {"input": torch.randn(5, 2, 3)}, tmp_path / "a.edgeseq", axes={"input": ("T", "B", None)})
+    x = torch.randn(9, 2, 3)
+    found = edgeseq_runtime.load(path).run({"input": x.numpy()})["y0"]
+    np.testing.assert_allclose(found, model(x)[0].detach().numpy(), atol=1e-6)
+
+
+class WithResidual(nn.Module):
+    """Adds T steps to the max(lengths) steps of a padded sequence: PyTorch fails wherever the two differ."""
+
+    def __init__(self, **padding):
+        super().__init__()
+        self.gru = nn.GRU(6, 6)
+        self.padding = padding
+
+    def forward(self, x, lengths):
+        padding = {"total_length": x.shape[0]} if self.padding else {}
+        y, _ = pad_packed_sequence(self.gru(pack_padded_sequence(x, lengths, enforce_sorted=False))[0], **padding)
+        return x + y
+
+
+def test_steps_to_max_lengths_are_pytorchs_own(tmp_path):
+    path = export_tagger(tmp_path / "a.edgeseq")
+    session = edgeseq_runtime.load(path)
+    x, lengths = np.zeros((9, 2, 6), np.float32), np.array([4, 2], np.int32)
+    assert session.run({"x": x, "lengths": lengths})["y"].shape == (4, 2, 3)
+    assert session.outputs[0].shape == ("max(lengths)", "B", 3)
+
+
+def test_a_residual_over_total_length_is_exported_and_right_where_lengths_are_short(tmp_path):
+    model = WithResidual(total_length=True)
+    inputs = {"x": torch.randn(7, 2, 6), "lengths": torch.tensor([7, 3])}
+    path = export(model, inputs, tmp_path / "a.edgeseq", axes={"x": ("T", "B", None), "lengths": ("B",)})
+    x, lengths = torch.randn(9, 2, 6), torch.tensor([4, 6])
+    found = edgeseq_runtime.load(path).run({"x": x.numpy(), "lengths": lengths.numpy().astype(np.int32)})["y0"]
+    np.testing.assert_allclose(found, model(x, lengths).detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": {}}, "inputs is empty"),
+        ({"inputs": {"z": torch.zeros(2, 2, 6)}}, "name each input as forward does"),
+        ({"inputs": {"x": torch.zeros(0, 2, 6), "lengths": torch.ones(2)}}, "is empty"),
+        ({"axes": {"x": ("T", "B")}}, "has 2 entries"),
+        ({"axes": {"x": ("T", "T", None)}}, "same name is the"),
+        ({"axes": {"x": (None, None, None)}}, "no dynamic axis"),
+        ({"axes": {"q": ("T",)}}, "input 'q'"),
+        ({"outputs": ("a", "b")}, "names 2 tensors"),
+        ({"outputs": ("x",)}, "used twice"),
+        ({"state": {"x": "y"}}, "outputs is not given"),
+        ({"state": {"h": "y"}, "outputs": ("y",)}, "state names an input 'h'"),
+        ({"state": {"x": "z"}, "outputs": ("y",)}, "state names an output 'z'"),
+        ({"model": "lstm"}, "give an nn.Module"),
+    ],
+)
+def test_a_request_that_makes_no_sense_says_what_is_wrong(change, message, tmp_path):
+    request = {
+        "model": Tagger(),
+        "inputs": {"x": torch.randn(7, 2, 6), "lengths": torch.tensor([7, 3])},
+        "axes": {"x": ("T", "B", None), "lengths": ("B",)},
+        **change,
+    }
+    with pytest.raises(UsageError, match=message):
+        export(request.pop("model"), request.pop("inputs"), tmp_path / "a.edgeseq", **request)
+
+
+def test_inputs_that_do_not_run_are_reported_as_such(tmp_path):
+    with pytest.raises(UsageError, match="fails on the example inputs"):
+        export(nn.GRU(3, 4), {"input": torch.randn(5, 2, 7)}, tmp_path / "a.edgeseq", axes={"input": ("T", "B", None)})
+
+
+def test_every_kind_of_case_is_there():
+    assert {case.id.split("-")[0] for case in CASES} >= {"bare", "float64", "half"}
