@@ -83,7 +83,7 @@ def _local_cpu(devices: tuple[Device, ...], machine: str) -> Device:
         if device.kind == "cpu" and machine in device.machines:
             return device
     have = ", ".join(name for device in devices for name in device.machines)
-    raise DeviceError(f"no profile is for this machine's CPU '{machine}' (there are: {have}); give a profile (.toml) of your own")
+    raise DeviceError(f"no profile is for a CPU that calls itself '{machine}'; there are: {have}; give a profile (.toml)")
 
 
 def _profiles() -> Iterator[tuple[str, str]]:
