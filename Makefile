@@ -1,0 +1,51 @@
+# Everything builds and uses .venv/; `make demo` and `make test` set it up themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format slow gpu clean
+
+help:
+	@echo "make demo    export, prove and stream the voice-activity model on real speech"
+	@echo "make test    check, then the tests"
+	@echo "make check   ruff, mypy, import-linter"
+	@echo "make slow    the tests that take minutes"
+	@echo "make gpu     the tests that need an NVIDIA GPU"
+	@echo "make format  rewrite the code as ruff would have it"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@echo "setting up .venv: PyTorch and the rest, a few minutes the first time"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@# Its dependencies (torchaudio) are for its own Python code; the demo reads its weights and runs its models.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt silero-vad
+	@touch $(READY)
+
+demo: $(READY)
+	@$(BIN)/python examples/vad/export_vad.py build/vad.edgeseq
+	@$(BIN)/python examples/vad/stream_vad.py build/vad.edgeseq
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest -n auto --dist worksteal
+
+slow: $(READY)
+	$(BIN)/pytest -m "slow and not gpu"
+
+gpu: $(READY)
+	$(BIN)/pytest -m gpu
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist *.egg-info
