@@ -4,16 +4,17 @@ import json
 import re
 from dataclasses import replace
 
-import edgeseq_runtime
 import numpy as np
 import onnx
 import pytest
 import runtime_models
+from onnx import helper
+from runtime_models import edit_weight, faulty, node_of
+
+import edgeseq_runtime
 from edgeseq_runtime import TensorSpec
 from edgeseq_runtime.bundle import Gate
 from edgeseq_runtime.errors import UsageError
-from onnx import helper
-from runtime_models import edit_weight, faulty, node_of
 
 MODELS = [
     runtime_models.lstm(),
@@ -111,6 +112,12 @@ def frozen_time(proto):
     proto.graph.node.append(helper.make_node("Reshape", ["every", "frozen"], ["y"]))
 
 
+def batch_first(proto):
+    """Batch and time the wrong way round in the output."""
+    node_of(proto, "Squeeze").output[0] = "every"
+    proto.graph.node.append(helper.make_node("Transpose", ["every"], ["y"], perm=[1, 0, 2]))
+
+
 def not_a_number(proto):
     node_of(proto, "Squeeze").output[0] = "every"
     proto.graph.node.append(helper.make_node("Div", ["every", "every"], ["ones"]))
@@ -130,6 +137,7 @@ FAULTS = [
     (runtime_models.lstm(), ignored_cell_state, "k .* exceeds 4"),
     (runtime_models.lstm(), swapped_state_outputs, "k .* exceeds 4"),
     (runtime_models.lstm(), frozen_time, "shape|can't compute"),
+    (runtime_models.lstm(state=False), batch_first, r"shape \(3, 7, 8\), PyTorch's is \(7, 3, 8\)"),
     (runtime_models.lstm(), not_a_number, "holds NaN"),
 ]
 

@@ -5,15 +5,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import edgeseq_runtime
 import msgspec
 import numpy as np
 import onnx
 import pytest
 import runtime_models
-from edgeseq_runtime.errors import BadManifest, InputError, ProviderError, UsageError
-from edgeseq_runtime.plan import default_threads, plan_for_size
 from onnx import helper
+
+import edgeseq_runtime
+from edgeseq_runtime.errors import BadManifest, InputError, ProviderError, UsageError
+from edgeseq_runtime.plan import plan_for_device
 
 ONE_CASE = ({"T": 4, "B": 2},)
 MODELS = [
@@ -265,14 +266,26 @@ def test_a_plan_is_made_without_touching_the_device(tmp_path):
         plan.threads = 3
 
 
-def test_threads_follow_the_size_unless_said():
-    assert default_threads(4 * 2**20 - 1) == 1
-    assert default_threads(4 * 2**20) == 2
-    assert plan_for_size(10, "cpu", threads=3).threads == 3
+def test_one_thread_unless_said():
+    assert plan_for_device("cpu").threads == 1
+    assert plan_for_device("cpu", threads=3).threads == 3
     with pytest.raises(UsageError, match="threads is 0"):
-        plan_for_size(10, "cpu", threads=0)
+        plan_for_device("cpu", threads=0)
 
 
 def test_nothing_is_written_to_the_terminal_by_a_refused_call(tmp_path, capfd):
     test_what_only_the_model_can_see_is_an_input_error(tmp_path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_plan_is_carried_out(tmp_path):
+    path = runtime_models.gru().write(tmp_path / "m.edgeseq", ONE_CASE, draws=1)
+    bundle = edgeseq_runtime.open_bundle(path)
+    plan = msgspec.structs.replace(
+        edgeseq_runtime.make_plan(bundle, threads=2), session_options={"session.disable_prepacking": "1"}
+    )
+    session = edgeseq_runtime.open_session(bundle, plan)
+    options = session._model._session.get_session_options()
+    assert options.intra_op_num_threads == 2
+    assert options.get_session_config_entry("session.disable_prepacking") == "1"
+    assert session.plan == plan

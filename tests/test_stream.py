@@ -6,15 +6,17 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import edgeseq_runtime
 import numpy as np
 import onnx
 import pytest
 import runtime_models
+from onnx import helper
+
+import edgeseq_runtime
 from edgeseq_runtime import TensorSpec
 from edgeseq_runtime.errors import InputError, StreamError
+from edgeseq_runtime.interface import shape_at
 from edgeseq_runtime.stream import MAX_CHUNK_SIZES
-from onnx import helper
 
 ONE_CASE = ({"T": 4, "B": 2},)
 
@@ -83,6 +85,7 @@ def test_a_snapshot_is_a_copy_both_ways(lstm):
     snapshot = stream.state
     kept = {name: value.copy() for name, value in snapshot.items()}
     after = stream.step({"x": sound(3, seed=1)})["y"]
+    stream.step({"x": sound(3, seed=2)})  # writes the buffer that the snapshot was taken from
     for name, value in kept.items():
         np.testing.assert_array_equal(snapshot[name], value)
     stream.state = snapshot
@@ -169,8 +172,11 @@ def test_without_copy_the_same_arrays_come_back_each_step(lstm):
     assert (values != first["y"]).any()
 
 
-def allocated(step, times=50):
-    """Most bytes that Python and NumPy held beyond the start, over some calls."""
+def allocated(step, times=20):
+    """Most bytes that Python and NumPy held beyond the start, over some calls.
+
+    ONNX Runtime's binding itself leaves about 120 bytes a call to the garbage collector.
+    """
     step()
     tracemalloc.start()
     try:
@@ -187,7 +193,7 @@ def test_a_step_without_copy_allocates_nothing_of_the_size_of_its_arrays(folder)
     session = opened(replace(runtime_models.lstm(K=64, H=512), name="wide"), folder)
     stream = session.stream(4)
     inputs = {"x": np.ones((8, 4, 64), np.float32)}  # 8 KiB in, 64 KiB out, 16 KiB of state
-    assert allocated(lambda: stream.step(inputs, copy=False)) < 4096
+    assert allocated(lambda: stream.step(inputs, copy=False)) < 6 * 1024
     assert allocated(lambda: stream.step(inputs)) > 64 * 1024  # what the measure sees where arrays are made
 
 
@@ -248,6 +254,13 @@ def test_outputs_whose_size_the_model_computes_come_at_each_size(folder):
             if copy:
                 stream.state = state
         at += T
+
+
+def test_a_computed_size_is_never_taken_from_an_input_that_has_the_same_words():
+    """`T // 2` of an input is what the caller gave; of an output, what the model makes of it."""
+    assert shape_at(TensorSpec("y", "float32", ("T // 2", "B")), {"T // 2": 3, "B": 1}) is None
+    assert shape_at(TensorSpec("y", "float32", ("T", 4, "B")), {"T": 3, "B": 1}) == (3, 4, 1)
+    assert shape_at(TensorSpec("y", "float32", ("T",)), {"B": 1}) is None
 
 
 def trimmed_gru():

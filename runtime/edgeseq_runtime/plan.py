@@ -8,7 +8,10 @@ from edgeseq_runtime.bundle import Bundle
 from edgeseq_runtime.device import Device, load_device
 from edgeseq_runtime.errors import UsageError
 
-SMALL_MODEL_BYTES = 4 * 2**20
+# One step of a recurrent network is a chain of small products: a second thread has little to do, and has to spin to be there
+# in time. Where nothing else runs and steps follow each other closely it can bring up to 1.5x from two layers of 256 units
+# up; where the cores are shared it costs up to 2.8x, and at the pace of real time (10 ms a step) it brings nothing.
+DEFAULT_THREADS = 1
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -31,18 +34,19 @@ def make_plan(bundle: Bundle, device: Device | str = "auto", *, precision: str =
         bundle: what to run.
         device: a profile or its name.
         precision: one that the bundle holds.
-        threads: how many share one operator; None chooses by the bytes of the model, see `default_threads`.
+        threads: how many share one operator; 1 unless said.
 
     Raises:
         UsageError: the bundle has no such precision, or fewer than 1 thread.
         DeviceError: there is no such device.
     """
-    plan = plan_for_size(len(bundle.model(precision)), device, precision=precision, threads=threads)
+    bundle.model(precision)  # raises where there is none
+    plan = plan_for_device(device, precision=precision, threads=threads)
     return msgspec.structs.replace(plan, hazards=(*bundle.manifest.hazards, *plan.hazards))
 
 
-def plan_for_size(model_bytes: int, device: Device | str, *, precision: str = "fp32", threads: int | None = None) -> Plan:
-    """The plan for a model of which nothing but its size is known, as a plain `.onnx` is."""
+def plan_for_device(device: Device | str, *, precision: str = "fp32", threads: int | None = None) -> Plan:
+    """The plan for a model of which nothing is known, as a plain `.onnx` is."""
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; give 1 or more, or leave it out")
     device = device if isinstance(device, Device) else load_device(device)
@@ -52,16 +56,6 @@ def plan_for_size(model_bytes: int, device: Device | str, *, precision: str = "f
         precision=precision,
         providers=device.providers,
         provider_options=device.provider_options,
-        threads=default_threads(model_bytes) if threads is None else threads,
+        threads=DEFAULT_THREADS if threads is None else threads,
         hazards=tuple(f"{hazard.rule}: {hazard.text}" for hazard in device.hazards_at(precision)),
     )
-
-
-def default_threads(model_bytes: int) -> int:
-    """1 below 4 MiB of weights, 2 from there.
-
-    A step of a small recurrent network lasts tens of microseconds and reads its weights from the cache: waking a second
-    thread costs more than it brings. From two layers of 256 units (4.2 MB) up, two threads gain up to 1.5x, as long as steps
-    follow each other closely enough for the threads to spin. More than two bring little: the steps wait for each other.
-    """
-    return 1 if model_bytes < SMALL_MODEL_BYTES else 2

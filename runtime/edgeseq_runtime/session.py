@@ -11,7 +11,7 @@ from edgeseq_runtime.bundle import Bundle, open_bundle
 from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import BadManifest, InputError, ProviderError, UsageError
 from edgeseq_runtime.interface import Interface, interface_of, zeros_at
-from edgeseq_runtime.plan import Plan, make_plan, plan_for_size
+from edgeseq_runtime.plan import Plan, make_plan, plan_for_device
 from edgeseq_runtime.stream import Stream
 from edgeseq_runtime.tensors import TensorSpec, check_inputs
 from edgeseq_runtime.tensors.spec import Array
@@ -103,7 +103,7 @@ def load(
         path: the file; its suffix says which of the two it is.
         device: a profile or its name; "auto" is the local CPU.
         precision: one that the bundle holds.
-        threads: how many share one operator; None chooses by the model's size.
+        threads: how many share one operator; 1 unless said.
 
     Raises:
         UsageError: no such file or precision, or a model that the backend can't load.
@@ -144,11 +144,9 @@ def _kinds(specs: tuple[TensorSpec, ...]) -> dict[str, tuple[str, int]]:
 def _open_onnx(path: Path, device: Device | str, precision: str, threads: int | None) -> Session:
     if precision != "fp32":
         raise UsageError(f"{path} is a plain ONNX model and is run as it is; precision '{precision}' needs a bundle")
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UsageError(f"can't read the model {path}: {error.strerror or error}") from error
-    plan = plan_for_size(size, device, threads=threads)
+    if not path.is_file():
+        raise UsageError(f"can't read the model {path}: No such file")
+    plan = plan_for_device(device, threads=threads)
     model = _load_model(path, plan)
     return Session(model, Interface(*model.specs()), plan)
 

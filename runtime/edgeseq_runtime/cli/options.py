@@ -21,6 +21,6 @@ ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A .edgeseq
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A .edgeseq bundle.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="A device's name, or a path to a profile (.toml).")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="One that the bundle holds.")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", help="That share one operator; chosen by size if left out.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", help="How many share one operator; 1 if left out.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 DebugOption = Annotated[bool, typer.Option("--debug", callback=set_debug, help="Show the traceback of an error.")]
