@@ -43,9 +43,7 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
     if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
         weights = weights["state_dict"]
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise WeightsError(
-            f"{path} holds a {type(weights).__name__} that is no state dict of tensors; save module.state_dict()"
-        )
+        raise WeightsError(f"{path} holds a {type(weights).__name__} that is no state dict of tensors; save module.state_dict()")
     return weights
 
 

@@ -33,8 +33,6 @@ def pooled_distances(
     for position in range(len(exact[0])):
         for found, expected in zip(runtime, own32, strict=True):
             assert found[position].shape == expected[position].shape
-        flat = (
-            np.concatenate([outputs[position].reshape(-1) for outputs in results]) for results in (runtime, own32, exact)
-        )
+        flat = (np.concatenate([outputs[position].reshape(-1) for outputs in results]) for results in (runtime, own32, exact))
         distances.append(distance(*flat))
     return distances

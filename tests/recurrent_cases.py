@@ -308,16 +308,12 @@ def _bare_layers() -> Iterator[Case]:
     yield Case("bare-lstm", partial(nn.LSTM, FEATURES, HIDDEN, 2), Inputs(x), {"LSTM": 2}, outputs=("y", "h", "c"))
     yield Case("bare-gru", partial(nn.GRU, FEATURES, HIDDEN), Inputs(x), {"GRU": 1}, outputs=("y", "h"))
     hx: dict[str, tuple[int | str, ...]] = {**x, "hx": (1, "B", HIDDEN)}
-    yield Case(
-        "bare-gru-state", partial(nn.GRU, FEATURES, HIDDEN), Inputs(hx), {"GRU": 1}, outputs=("y", "h"), state={"hx": "h"}
-    )
+    yield Case("bare-gru-state", partial(nn.GRU, FEATURES, HIDDEN), Inputs(hx), {"GRU": 1}, outputs=("y", "h"), state={"hx": "h"})
     yield Case("subclassed-lstm", partial(models.ScaledLstm, FEATURES, HIDDEN), Inputs(X), {"LSTM": 1})
     yield Case("weight-norm-gru", models.weight_normed_gru, Inputs({"input": ("T", "B", 6)}), {"GRU": 1}, ("y", "h"))
     double, half = torch.float64, torch.float16
     yield Case("float64-lstm", lambda: _recurrent(nn.LSTM).double(), Inputs(X, double), {"LSTM": 1})
-    yield Case(
-        "float64-gru-packed", lambda: _recurrent(nn.GRU, "packed").double(), Inputs({**X, **LENGTHS}, double), {"GRU": 1}
-    )
+    yield Case("float64-gru-packed", lambda: _recurrent(nn.GRU, "packed").double(), Inputs({**X, **LENGTHS}, double), {"GRU": 1})
     yield Case("half-lstm", lambda: _recurrent(nn.LSTM).half(), Inputs(X, half), {"LSTM": 1}, tolerance=5e-3)
     yield Case("half-gru", lambda: _recurrent(nn.GRU).half(), Inputs(X, half), {"GRU": 1}, tolerance=5e-3)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from edgeseq_runtime.bundle import (
     DEFAULT_GATES,
     FORMAT,
@@ -22,7 +24,6 @@ from edgeseq_runtime.bundle import (
     write_bundle,
 )
 from edgeseq_runtime.tensors import TensorSpec
-from onnx import TensorProto, helper, numpy_helper
 
 Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]
@@ -63,9 +64,7 @@ class Model:
         drawn = [self.draw(sizes, rng) for _ in range(draws)]
         single = [self.expect(inputs, "float32") for inputs in drawn]
         double = [self.expect(inputs) for inputs in drawn]
-        return CaseArrays(
-            ReferenceCase(dict(sizes), draws, dict(horizon or {})), stacked(drawn), stacked(single), stacked(double)
-        )
+        return CaseArrays(ReferenceCase(dict(sizes), draws, dict(horizon or {})), stacked(drawn), stacked(single), stacked(double))
 
     def write(
         self,

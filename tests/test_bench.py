@@ -3,10 +3,11 @@
 import json
 import time
 
-import edgeseq_runtime
 import numpy as np
 import pytest
 import runtime_models
+
+import edgeseq_runtime
 from edgeseq_runtime.bench import inputs_at
 from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.interface import Interface, interface_of

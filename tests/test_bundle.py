@@ -10,6 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 import runtime_models
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from edgeseq_runtime.bundle import Gate, ReferenceCase, open_bundle, pack_reference
 from edgeseq_runtime.bundle.archive import archive_bytes
 from edgeseq_runtime.errors import (
@@ -24,8 +27,6 @@ from edgeseq_runtime.errors import (
     UnsafeMember,
     UsageError,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 SIZES = ({"T": 3, "B": 2},)
 

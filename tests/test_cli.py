@@ -7,15 +7,16 @@ import sys
 import wave
 from importlib.metadata import EntryPoint, version
 
-import edgeseq_runtime
 import numpy as np
 import pytest
 import runtime_models
+from test_parity import swapped_gates
+from typer.testing import CliRunner
+
+import edgeseq_runtime
 from edgeseq_runtime.cli import bench as bench_module
 from edgeseq_runtime.cli import plugins
 from edgeseq_runtime.cli.main import app
-from test_parity import swapped_gates
-from typer.testing import CliRunner
 
 ONE_CASE = ({"T": 4, "B": 2},)
 

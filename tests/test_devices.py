@@ -2,8 +2,9 @@
 
 import platform
 
-import edgeseq_runtime
 import pytest
+
+import edgeseq_runtime
 from edgeseq_runtime.errors import DeviceError
 
 PROFILE = """

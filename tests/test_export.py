@@ -208,7 +208,10 @@ def test_dropout_is_off_and_weights_that_are_shared_are_stored_once(tmp_path):
 def test_a_conversion_is_said(tmp_path):
     with pytest.warns(ExportNotice, match="float64.*converted to float32"):
         path = export(
-            nn.GRU(3, 4).double(), {"input": torch.randn(5, 2, 3).double()}, tmp_path / "a.edgeseq", axes={"input": ("T", "B", None)}
+            nn.GRU(3, 4).double(),
+            {"input": torch.randn(5, 2, 3).double()},
+            tmp_path / "a.edgeseq",
+            axes={"input": ("T", "B", None)},
         )
     assert any("float64" in note for note in edgeseq_runtime.open_bundle(path).manifest.notes)
 

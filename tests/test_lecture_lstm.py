@@ -13,7 +13,7 @@ from edgeseq import Cell, LSTMCell, Recurrent
 from edgeseq_export import export
 from edgeseq_runtime.tensors import distance
 
-I, H = 5, 7
+FEATURES, H = 5, 7
 
 
 def sigmoid(x):
@@ -57,14 +57,14 @@ VARIANTS = [("sigmoid", True), ("sigmoid", False), ("tanh", True), ("tanh", Fals
 
 def drawn(T, B, seed=0):
     random = np.random.default_rng(seed)
-    x, h, s = random.standard_normal((T, B, I)), random.standard_normal((B, H)), random.standard_normal((B, H))
+    x, h, s = random.standard_normal((T, B, FEATURES)), random.standard_normal((B, H)), random.standard_normal((B, H))
     return x.astype(np.float32), 0.5 * h.astype(np.float32), 0.5 * s.astype(np.float32)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("squash", "peepholes"), VARIANTS)
 def test_the_layer_is_the_equations(squash, peepholes, reverse):
-    cell = LSTMCell(I, H, squash=squash, peepholes=peepholes).double()
+    cell = LSTMCell(FEATURES, H, squash=squash, peepholes=peepholes).double()
     arrays = [a.astype(np.float64) for a in drawn(6, 3)]
     lengths = np.array([6, 1, 4])
     found_y, found_state = Recurrent(cell, reverse=reverse)(
@@ -82,13 +82,13 @@ def test_gradients_are_those_of_the_step():
 
 
 def test_with_tanh_and_no_peepholes_it_is_pytorchs_lstm():
-    cell, lstm = LSTMCell(I, H, squash="tanh", peepholes=False), nn.LSTM(I, H)
+    cell, lstm = LSTMCell(FEATURES, H, squash="tanh", peepholes=False), nn.LSTM(FEATURES, H)
     with torch.no_grad():
         for name in ("weight_ih", "weight_hh"):
             getattr(lstm, f"{name}_l0").copy_(getattr(cell, name))
         lstm.bias_ih_l0.copy_(cell.bias)
         lstm.bias_hh_l0.zero_()
-    x = torch.randn(6, 3, I)
+    x = torch.randn(6, 3, FEATURES)
     torch.testing.assert_close(Recurrent(cell)(x)[0], lstm(x)[0])
 
 
@@ -96,10 +96,10 @@ def test_with_tanh_and_no_peepholes_it_is_pytorchs_lstm():
 @pytest.mark.parametrize(("squash", "peepholes"), VARIANTS)
 def test_the_exported_graph_is_one_lstm_node_that_computes_the_equations(squash, peepholes, reverse, tmp_path):
     torch.manual_seed(1)
-    cell = LSTMCell(I, H, squash=squash, peepholes=peepholes)
+    cell = LSTMCell(FEATURES, H, squash=squash, peepholes=peepholes)
     path = export(
         Layer(cell, reverse),
-        {"x": torch.randn(5, 2, I), "h": torch.zeros(2, H), "s": torch.zeros(2, H)},
+        {"x": torch.randn(5, 2, FEATURES), "h": torch.zeros(2, H), "s": torch.zeros(2, H)},
         tmp_path / "lecture.edgeseq",
         axes={"x": ("T", "B", None), "h": ("B", None), "s": ("B", None)},
         outputs=("y", "h_out", "s_out"),

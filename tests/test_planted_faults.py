@@ -235,7 +235,5 @@ def test_parity_catches_a_missing_reverse(tmp_path):
 
 def test_parity_catches_the_activation_of_another_cell(tmp_path):
     path = export_backwards(tmp_path / "a.edgeseq")
-    faulty = tampered(
-        path, lambda graph: set_attribute(recurrent(graph, "LSTM")[0], "activations", ["Sigmoid", "Tanh", "Tanh"])
-    )
+    faulty = tampered(path, lambda graph: set_attribute(recurrent(graph, "LSTM")[0], "activations", ["Sigmoid", "Tanh", "Tanh"]))
     assert not edgeseq_runtime.measure_parity(faulty).passed

@@ -17,10 +17,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from edgeseq_export import export_request
-from edgeseq_runtime import load, measure_parity, open_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from edgeseq_export import export_request
+from edgeseq_runtime import load, measure_parity, open_bundle
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "vad"
 NAMES = ("segments", "clip", "vendor", "latency", "model", "export_vad")

@@ -4,6 +4,7 @@ import wave
 
 import numpy as np
 import pytest
+
 from edgeseq_runtime import TensorSpec
 from edgeseq_runtime.errors import InputError, UsageError
 from edgeseq_runtime.interface import Interface

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from edgeseq_export import export_request
-from edgeseq_runtime import ParityReport, measure_parity, open_bundle
 from model import request
 from rich.console import Console
 from rich.table import Table
 from vendor import MAIN, vendor_file
+
+from edgeseq_export import export_request
+from edgeseq_runtime import ParityReport, measure_parity, open_bundle
 
 console = Console(width=80, highlight=False)
 

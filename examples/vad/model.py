@@ -15,10 +15,11 @@ from collections.abc import Mapping
 import onnx
 import torch
 import torch.nn.functional as F
-from edgeseq_export import ExportRequest
 from onnx import numpy_helper
 from torch import Tensor, nn
 from vendor import WEIGHTS, vendor_file
+
+from edgeseq_export import ExportRequest
 
 FRAME = 512  # new samples in a frame: 32 ms
 CONTEXT = 64  # samples of the frame before that a frame sees again

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from clip import Clip, read_clip
-from edgeseq_runtime import Session, load
 from latency import Contender, EdgeseqStream, Latency, VendorStream, agreement, interleaved
 from picture import draw
 from rich.console import Console
@@ -26,6 +25,8 @@ from rich.progress import track
 from rich.table import Table
 from segments import VENDOR_RULE, Segment, false_alarms, find_segments, overlap
 from vendor import MAIN
+
+from edgeseq_runtime import Session, load
 
 OURS = "edgeseq stream"
 OTHERS = ("silero_vad_16k_op15.onnx", "silero_vad_16k_sequence.onnx")  # the vendor's 16 kHz-only files

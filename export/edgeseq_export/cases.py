@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from edgeseq_runtime.bundle import CaseArrays, ReferenceCase
-from edgeseq_runtime.errors import UnsupportedModule
-from edgeseq_runtime.tensors import relative_error_by_step
-from edgeseq_runtime.tensors.spec import Array
 from torch import Tensor, nn
 
 from edgeseq_export.reference import evaluate, evaluate64, float64_copy
 from edgeseq_export.subject import BATCH, Subject
+from edgeseq_runtime.bundle import CaseArrays, ReferenceCase
+from edgeseq_runtime.errors import UnsupportedModule
+from edgeseq_runtime.tensors import relative_error_by_step
+from edgeseq_runtime.tensors.spec import Array
 
 DRAWS = 32
 # Time and batch of each case. One step, one sequence and a long sequence are where exports break.
 SIZES = ((1, 1), (2, 3), (7, 2), (19, 1), (48, 4))
 MIN_CASES = 4
 # Reference values of one case, all draws together.
-CASE_BYTES = 2 * 2**20
+CASE_BYTES = 2**20
 # Relative change of an output, from one unit in the last place of the input, beyond which it is called chaotic.
 CHAOS = 1e-2
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from edgeseq_runtime.tensors.spec import Array
 from torch import Tensor
 
 from edgeseq_export.request import AxisNames
+from edgeseq_runtime.tensors.spec import Array
 
 
 class InputKind(NamedTuple):

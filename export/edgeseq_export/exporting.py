@@ -10,9 +10,6 @@ from os import PathLike
 from pathlib import Path
 
 import onnx_ir as ir
-from edgeseq_runtime.bundle import DEFAULT_GATES, FORMAT, CaseArrays, Manifest, pack_reference, write_bundle
-from edgeseq_runtime.errors import UnsupportedModule
-from edgeseq_runtime.tensors import TensorSpec
 from torch import Tensor, nn
 
 from edgeseq_export.cases import Oracle, reference_cases
@@ -31,6 +28,9 @@ from edgeseq_export.request import AxisNames, ExportRequest
 from edgeseq_export.subject import Subject, examine
 from edgeseq_export.tensorrt_rules import tensorrt_hazards
 from edgeseq_export.trace import Trace, trace
+from edgeseq_runtime.bundle import DEFAULT_GATES, FORMAT, CaseArrays, Manifest, pack_reference, write_bundle
+from edgeseq_runtime.errors import UnsupportedModule
+from edgeseq_runtime.tensors import TensorSpec
 
 MODEL_MEMBER = "model.onnx"
 MAX_MODEL_BYTES = 2**31 - 1  # protobuf's limit

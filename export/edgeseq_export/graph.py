@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from edgeseq_runtime.tensors import TensorSpec
 from onnx_ir.passes import common
 
 from edgeseq_export.subject import Subject
 from edgeseq_export.trace import Trace
+from edgeseq_runtime.tensors import TensorSpec
 
 IR_VERSION = 10
 PRODUCER = "edgeseq"

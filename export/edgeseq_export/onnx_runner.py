@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnxruntime
+
 from edgeseq_runtime.errors import PostconditionError
 from edgeseq_runtime.tensors.spec import Array
 

@@ -9,16 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from edgeseq_runtime.bundle import CaseArrays, Gate, judge
-from edgeseq_runtime.errors import PostconditionError
-from edgeseq_runtime.tensors import TensorSpec
-from edgeseq_runtime.tensors.spec import Array
 
 from edgeseq_export.cases import Oracle
 from edgeseq_export.graph import IR_VERSION, all_nodes, census
 from edgeseq_export.onnx_runner import OnnxRunner
 from edgeseq_export.operators import OPSET
 from edgeseq_export.subject import BATCH, Subject
+from edgeseq_runtime.bundle import CaseArrays, Gate, judge
+from edgeseq_runtime.errors import PostconditionError
+from edgeseq_runtime.tensors import TensorSpec
+from edgeseq_runtime.tensors.spec import Array
 
 CHUNKED_STEPS = 9
 CHUNKS = (1, 3, 1, 4)  # of the CHUNKED_STEPS

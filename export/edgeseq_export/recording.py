@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from edgeseq_runtime.errors import UnsupportedModule
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from edgeseq import Recurrent
 from edgeseq_export.layer_weights import directions, native_cell, operator_of
+from edgeseq_runtime.errors import UnsupportedModule
 
 
 class PackCall(NamedTuple):

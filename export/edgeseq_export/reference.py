@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from edgeseq_runtime.errors import UnsupportedModule
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+
+from edgeseq_runtime.errors import UnsupportedModule
 
 
 def evaluation_copy(model: nn.Module) -> tuple[nn.Module, list[str]]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from edgeseq_runtime.errors import UnsupportedModule, UsageError
 from torch import Tensor, nn
+
+from edgeseq_runtime.errors import UnsupportedModule, UsageError
 
 AxisNames = tuple[str | None, ...]
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from edgeseq_runtime.errors import ExportError, UnsupportedModule, UsageError
 from torch import Tensor, nn
 
 from edgeseq import Recurrent
@@ -16,6 +15,7 @@ from edgeseq_export.interception import intercepted
 from edgeseq_export.recording import Recorder, loop_message
 from edgeseq_export.reference import evaluate, evaluation_copy
 from edgeseq_export.request import ExportRequest
+from edgeseq_runtime.errors import ExportError, UnsupportedModule, UsageError
 
 BATCH = "B"
 

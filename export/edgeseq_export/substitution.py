@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from edgeseq_runtime.errors import UnsupportedModule
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
@@ -19,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from edgeseq import Recurrent
 from edgeseq_export.layer_weights import directions, native_cell, operator_of
 from edgeseq_export.scan import State, scan_over_time
+from edgeseq_runtime.errors import UnsupportedModule
 
 ops = torch.ops.edgeseq
 

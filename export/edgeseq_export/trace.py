@@ -14,7 +14,6 @@ from typing import Any
 import onnx_ir as ir
 import sympy
 import torch
-from edgeseq_runtime.errors import ExportError, UnsupportedModule
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -24,6 +23,7 @@ from edgeseq_export.operators import OPSET, TRANSLATIONS
 from edgeseq_export.reference import flatten_outputs
 from edgeseq_export.subject import Subject
 from edgeseq_export.substitution import Substitution
+from edgeseq_runtime.errors import ExportError, UnsupportedModule
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def _output_shapes(program: ExportedProgram, subject: Subject) -> tuple[tuple[in
             if axis and isinstance(size, torch.SymInt) and isinstance(size.node.expr, sympy.Symbol):
                 names.setdefault(size.node.expr, sympy.Symbol(axis))
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.edgeseq.trim.default):
-        names[node.meta["val"].shape[0].node.expr] = sympy.Symbol(f"max({_origin(node.args[1])})")
+        source = _origin(node.args[1])
+        counted = dict(zip(program.graph_signature.user_inputs, subject.kinds, strict=True)).get(source, source)
+        names[node.meta["val"].shape[0].node.expr] = sympy.Symbol(f"max({counted})")
 
     def named(size: Any) -> int | str:
         return _text(size.node.expr.xreplace(names)) if isinstance(size, torch.SymInt) else int(size)
@@ -94,9 +96,12 @@ def _output_shapes(program: ExportedProgram, subject: Subject) -> tuple[tuple[in
 
 def _origin(node: torch.fx.Node) -> str:
     """Name of the node that a chain of conversions started from."""
-    while node.op == "call_function" and node.args and isinstance(node.args[0], torch.fx.Node):
+    while node.target in _CONVERSIONS and isinstance(node.args[0], torch.fx.Node):
         node = node.args[0]
-    return "lengths" if node.op == "placeholder" else node.name
+    return node.name
+
+
+_CONVERSIONS = {torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default, torch.ops.aten.to.device, torch.ops.aten.to.dtype_layout}
 
 
 def _text(expression: sympy.Expr) -> str:
