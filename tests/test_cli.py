@@ -71,7 +71,7 @@ def test_every_command_has_help(command):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["inspekt"], ["parity"], ["parity", "--speed"], ["bench", "x", "--steps", "many"], [], ["run", "a", "b"]],
+    [["inspekt"], ["parity"], ["parity", "--speed"], ["bench", "x", "--steps", "many"], ["run", "a", "b"]],
 )
 def test_bad_usage_exits_2(arguments):
     edgeseq(*arguments, code=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,8 +20,9 @@ DRAWS = 32
 # Time and batch of each case. One step, one sequence and a long sequence are where exports break.
 SIZES = ((1, 1), (2, 3), (7, 2), (19, 1), (48, 4))
 MIN_CASES = 4
-# Reference values of one case, all draws together.
-CASE_BYTES = 2**20
+# Reference values of one case, all draws together; an eighth of the model's weights where that is more.
+CASE_BYTES = 2**21
+SMALLEST = 6  # time steps times batch
 # Relative change of an output, from one unit in the last place of the input, beyond which it is called chaotic.
 CHAOS = 1e-2
 
@@ -143,16 +145,20 @@ def _sizes(subject: Subject, T: int, B: int) -> dict[str, int]:
 
 
 def _affordable(subject: Subject, oracle: Oracle, T: int, B: int) -> tuple[int, int]:
-    """The sizes, halved until the case's reference values fit the budget."""
-    per_cell = _bytes_per_cell(subject, oracle)
-    while T * B * per_cell * DRAWS > CASE_BYTES and T * B > 1:
-        T, B = (max(1, T // 2), B) if T >= B else (T, max(1, B // 2))
-    return T, B
+    """The sizes, the batch halved first and then the time, until the case's reference values fit the budget.
 
-
-def _bytes_per_cell(subject: Subject, oracle: Oracle) -> float:
+    Not below `SMALLEST` cells: a wide model needs its cases too.
+    """
     inputs = subject.draws()(subject.trace_sizes)
-    outputs = oracle.float32(inputs)
-    total = sum(t.numel() * t.element_size() for t in inputs.values()) + sum(3 * o.nbytes for o in outputs)
-    cells = float(np.prod(list(subject.trace_sizes.values())))
-    return total / cells
+    sized = [(tuple(t.shape), t.element_size()) for t in inputs.values()]
+    sized += [(o.shape, 3 * o.itemsize) for o in oracle.float32(inputs)]  # float32 and float64
+    weights = sum(p.numel() * p.element_size() for p in subject.model.parameters())
+    budget = max(CASE_BYTES, weights // 8)
+
+    def cost(T: int, B: int) -> int:
+        at = {subject.trace_sizes[axis]: size for axis, size in _sizes(subject, T, B).items()}
+        return DRAWS * sum(width * math.prod(at.get(size, size) for size in shape) for shape, width in sized)
+
+    while cost(T, B) > budget and T * B > SMALLEST:
+        T, B = (T, B // 2) if B > 1 else (T // 2, B)
+    return T, B

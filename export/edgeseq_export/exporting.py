@@ -62,7 +62,7 @@ def export(
         model: any `nn.Module`; it is exported in eval mode and float32.
         inputs: example inputs by the names of forward's arguments. They show shapes, dtypes and ranges; their values and the
             sizes of their named axes do not matter. An integer input that holds sequence lengths is recognised by its reaching
-            `pack_padded_sequence` or by `len` in its name; it is int32 in the graph, and its values are checked there to be in 1..T.
+            `pack_padded_sequence` or by `len` in its name; it is int32 in the graph, and checked there to be in 1..T.
         path: the `.edgeseq` file to write.
         axes: for each input a tuple with a name a dynamic axis and None a fixed one, such as
             `{"x": ("T", "B", None), "lengths": ("B",)}`. The same name is the same size; `B` is the batch.

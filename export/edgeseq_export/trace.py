@@ -109,11 +109,19 @@ def _text(expression: sympy.Expr) -> str:
     return text[1:-1] if text.startswith("(") and text.endswith(")") and text.count("(") == 1 else text
 
 
+_REMARKING = (
+    "onnxscript",
+    "onnxscript.optimizer._constant_folding",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.onnx",
+    "torch.onnx._internal.exporter._registration",
+)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without PyTorch's remarks about packages that are not installed and about its own deprecations."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration")]
-    loggers.append(logging.getLogger("torch.fx.experimental.symbolic_shapes"))
+    loggers = [logging.getLogger(name) for name in _REMARKING]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -140,7 +148,7 @@ def _refused(subject: Subject, stage: str) -> Iterator[None]:
             raise cause from error
         raise UnsupportedModule(
             f"{type(subject.model).__name__} has no faithful graph: {stage} failed{_place(cause, subject.model)}: "
-            f"{_first_line(cause)}{_way_out(str(cause), subject.trace_sizes)}"
+            f"{_first_line(cause)}. {_way_out(str(cause), subject.trace_sizes)}"
         ) from error
 
 
@@ -152,7 +160,7 @@ def _root(error: BaseException) -> BaseException:
 
 def _first_line(error: BaseException) -> str:
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {line[:300]}"
+    return f"{type(error).__name__}: {line[:300].rstrip('.')}"
 
 
 def _place(error: BaseException, model: nn.Module) -> str:
@@ -173,8 +181,9 @@ def _place(error: BaseException, model: nn.Module) -> str:
 _WAYS_OUT: tuple[tuple[Callable[[str], bool], str], ...] = (
     (
         lambda text: "specialized it to be a constant" in text or ("constant" in text and "dynamic" in text),
-        "A named axis became a constant: a Python loop over it, int(...) of its size, or a reshape to a fixed size. Write the loop "
-        "as nn.LSTM/nn.GRU/nn.RNN or edgeseq.Recurrent over the whole sequence, and take sizes from x.shape",
+        "A named axis became a constant: a Python loop over it, a reshape to a fixed size, or int(), float(), math.sqrt() or "
+        "torch.linspace() of its size. Write the loop as nn.LSTM/nn.GRU/nn.RNN or edgeseq.Recurrent over the whole sequence, and "
+        "calculate with x.shape as it is (x.shape[0] ** 0.5 works)",
     ),
     (
         lambda text: "data-dependent" in text or "Eq(u" in text,
@@ -186,4 +195,4 @@ _WAYS_OUT: tuple[tuple[Callable[[str], bool], str], ...] = (
 
 def _way_out(text: str, sizes: Mapping[str, int]) -> str:
     hints = [hint for matches, hint in _WAYS_OUT if matches(text)]
-    return f". {hints[0]}. (Traced at {dict(sizes)}.)" if hints else f". (Traced at {dict(sizes)}.)"
+    return f"{hints[0]}. (Traced at {dict(sizes)}.)" if hints else f"(Traced at {dict(sizes)}.)"
