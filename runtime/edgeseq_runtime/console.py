@@ -38,8 +38,11 @@ def pairs(rows: Sequence[tuple[str, object]]) -> Table:
 @contextmanager
 def progress(text: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal's standard error, gone when done; nothing elsewhere. Yields `report(done, total)`."""
+    if not ERR.is_terminal:
+        yield lambda done, total: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
-    with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bar:
+    with Progress(*columns, console=ERR, transient=True) as bar:
         task = bar.add_task(text, total=None)
 
         def report(done: int, total: int) -> None:

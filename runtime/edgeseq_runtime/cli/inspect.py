@@ -30,8 +30,10 @@ def inspect_command(model: ModelArgument, as_json: JsonOption = False, debug: De
     if as_json:
         print(json.dumps(content, indent=1))
         return
-    for part in parts:
-        OUT.print(part, end="\n\n" if part is not parts[-1] else "\n")
+    for index, part in enumerate(parts):
+        if index:
+            OUT.print()
+        OUT.print(part)
 
 
 def _as_json(bundle: Bundle) -> dict[str, Any]:
