@@ -83,7 +83,7 @@ class Case:
     factors: Mapping[str, str] = field(default_factory=dict)
     sizes: tuple[dict[str, int], ...] = SIZES
     multiple: Mapping[str, int] = field(default_factory=dict)
-    tolerance: float = 1e-4
+    tolerance: float = 1e-5
 
     @property
     def axes(self) -> dict[str, tuple[str | None, ...]]:

@@ -17,7 +17,7 @@ from edgeseq_runtime.errors import UsageError
 
 GROUP = "edgeseq.commands"
 # Commands of this project that an extra brings. They are always listed, and say which one where it is missing.
-EXTRAS = {"export": ("export", "Export a PyTorch module to a bundle."), "train": ("train", "Train a model.")}
+EXTRAS = {"export": ("export", "Export a PyTorch module to a bundle.")}
 
 
 def add_plugin_commands(app: typer.Typer) -> None:
