@@ -74,6 +74,7 @@ class Result:
     dynamic: bool = False  # runs at the other sizes with the right shapes
     right: bool = False  # right values too, and the right shapes where max(lengths) < T
     silent: bool = False  # runs without an error and gives a wrong shape or value
+    error: float = 0.0  # the largest |difference| / max(1, largest |value|) of a right case
     nodes: int = 0
     seconds: float = 0.0  # of the export
     note: str = ""  # what went wrong
@@ -134,12 +135,12 @@ def measure(exporter: str, case: Case) -> Result:
         module = case.module()
         _check_runs(session, module, case, short=False, values=False)
         columns["dynamic"] = True
-        _check_runs(session, module, case, short=False, values=True)
+        error = _check_runs(session, module, case, short=False, values=True)
         if case.has_lengths:
-            _check_runs(session, module, case, short=True, values=True)
-        columns["right"] = True
-    except Exception as error:
-        columns |= {"note": _message(error), "silent": isinstance(error, Mismatch)}
+            error = max(error, _check_runs(session, module, case, short=True, values=True))
+        columns |= {"right": True, "error": error}
+    except Exception as cause:
+        columns |= {"note": _message(cause), "silent": isinstance(cause, Mismatch)}
     return Result(**columns)
 
 
@@ -164,7 +165,13 @@ def _session(model: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _check_runs(session: onnxruntime.InferenceSession, module: torch.nn.Module, case: Case, *, short: bool, values: bool) -> None:
+def _check_runs(session: onnxruntime.InferenceSession, module: torch.nn.Module, case: Case, *, short: bool, values: bool) -> float:
+    """Run at the other sizes and compare with PyTorch; gives the largest error.
+
+    Raises:
+        Mismatch: a shape differs, or with `values` an error is over the case's tolerance.
+    """
+    worst = 0.0
     for seed, sizes in enumerate(case.sizes[1:], start=1):
         inputs = case.inputs(sizes, seed=seed, short=short)
         with torch.no_grad():
@@ -176,9 +183,11 @@ def _check_runs(session: onnxruntime.InferenceSession, module: torch.nn.Module, 
         for name, want, got in zip(case.outputs, expected, found, strict=True):
             if got.shape != want.shape:
                 raise Mismatch(f"{name} has shape {got.shape} instead of {want.shape} at {at}")
-            error = np.abs(got.astype(np.float64) - want).max() / max(1.0, np.abs(want).max())
+            error = float(np.abs(got.astype(np.float64) - want).max() / max(1.0, np.abs(want).max()))
             if values and not error <= case.tolerance:
                 raise Mismatch(f"{name} is off by {error:.1e} at {at}")
+            worst = max(worst, error)
+    return worst
 
 
 def _message(error: BaseException) -> str:

@@ -24,7 +24,8 @@ from edgeseq_export import ExportRequest
 
 def request():
     torch.manual_seed(0)
-    return ExportRequest(nn.GRU(3, SIZE), {"input": torch.randn(5, 2, 3)}, {"input": ("T", "B", None)}, outputs=("y", "h"), name="tiny")
+    inputs, axes = {"input": torch.randn(5, 2, 3)}, {"input": ("T", "B", None)}
+    return ExportRequest(nn.GRU(3, SIZE), inputs, axes, outputs=("y", "h"), name="tiny")
 
 
 def wrong():
