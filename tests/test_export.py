@@ -12,7 +12,7 @@ import pytest
 import torch
 from recurrent_cases import CASES, LOOP_CASES
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import edgeseq_runtime
 from edgeseq_export import ExportNotice, export
@@ -233,6 +233,41 @@ def test_legacy_weight_norm_is_exported_with_its_effective_weights(tmp_path):
     x = torch.randn(9, 2, 3)
     found = edgeseq_runtime.load(path).run({"input": x.numpy()})["y0"]
     np.testing.assert_allclose(found, model(x)[0].detach().numpy(), atol=1e-6)
+
+
+def test_a_parametrised_layer_that_has_been_trained_is_exported(tmp_path):
+    model = nn.utils.parametrizations.weight_norm(nn.GRU(3, 4), "weight_hh_l0")
+    model(torch.randn(2, 1, 3))[0].sum().backward()  # leaves computed tensors in the layer
+    with torch.no_grad():
+        model.parametrizations.weight_hh_l0.original0.mul_(1.5)
+    path = export(model, {"input": torch.randn(5, 2, 3)}, tmp_path / "a.edgeseq", axes={"input": ("T", "B", None)})
+    x = torch.randn(9, 2, 3)
+    found = edgeseq_runtime.load(path).run({"input": x.numpy()})["y0"]
+    np.testing.assert_allclose(found, model(x)[0].detach().numpy(), atol=1e-6)
+
+
+class Rebuilt(nn.Module):
+    """Works on a packed sequence's data and puts the sequence together again by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.GRU(6, 8, bidirectional=True), nn.GRU(16, 5)
+
+    def forward(self, x, lengths):
+        packed, _ = self.first(pack_padded_sequence(x, lengths, enforce_sorted=False))
+        data, batch_sizes, order, back = packed
+        packed = PackedSequence(torch.cos(data), batch_sizes, order, back)
+        return pad_packed_sequence(self.second(packed)[0], padding_value=2.0)[0], pad_packed_sequence(packed)[0]
+
+
+def test_a_packed_sequence_rebuilt_by_hand_keeps_its_meaning(tmp_path):
+    model = Rebuilt()
+    inputs = {"x": torch.randn(7, 3, 6), "lengths": torch.tensor([3, 7, 5])}
+    path = export(model, inputs, tmp_path / "a.edgeseq", axes={"x": ("T", "B", None), "lengths": ("B",)})
+    x, lengths = torch.randn(9, 4, 6), torch.tensor([4, 6, 1, 2])
+    found = edgeseq_runtime.load(path).run({"x": x.numpy(), "lengths": lengths.numpy()})
+    for name, expected in zip(("y0", "y1"), model(x, lengths), strict=True):
+        np.testing.assert_allclose(found[name], expected.detach().numpy(), atol=1e-6)
 
 
 class WithResidual(nn.Module):

@@ -21,13 +21,10 @@ def evaluation_copy(model: nn.Module) -> tuple[nn.Module, list[str]]:
 
     The user's module is read and not touched.
     """
-    # A tensor that some other computation made (legacy weight_norm leaves them) has no deepcopy of its own.
-    memo: dict[int, Any] = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in module.__dict__.values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
+    # A tensor that some computation made (weight_norm leaves them, also in a layer's `_flat_weights`) has no deepcopy of its own.
+    kept = (value for module in model.modules() for value in module.__dict__.values())
+    tensors = (t for value in kept for t in (value if isinstance(value, list) else [value]) if isinstance(t, Tensor))
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in tensors if not t.is_leaf}
     try:
         duplicate = copy.deepcopy(model, memo)
     except (TypeError, RuntimeError) as error:
@@ -35,12 +32,12 @@ def evaluation_copy(model: nn.Module) -> tuple[nn.Module, list[str]]:
             f"{type(model).__name__} can't be copied ({error}); it holds something that copy.deepcopy refuses: keep that out of "
             "the module, or give it a __deepcopy__"
         ) from error
-    tensors = [*duplicate.named_parameters(), *duplicate.named_buffers()]
+    weights = [*duplicate.parameters(), *duplicate.buffers()]
     notes = []
-    odd = sorted({str(t.dtype).removeprefix("torch.") for _, t in tensors if t.is_floating_point() and t.dtype != torch.float32})
+    odd = sorted({str(t.dtype).removeprefix("torch.") for t in weights if t.is_floating_point() and t.dtype != torch.float32})
     if odd:
         notes.append(f"weights in {', '.join(odd)} were converted to float32")
-    if any(t.device.type != "cpu" for _, t in tensors):
+    if any(t.device.type != "cpu" for t in weights):
         notes.append("weights were copied to the CPU")
     return duplicate.eval().requires_grad_(False).float().cpu(), notes
 
