@@ -18,8 +18,13 @@ DRAWS = 32
 def torch_outputs(module: nn.Module, inputs: Mapping[str, Tensor], dtype: torch.dtype) -> list[np.ndarray]:
     """The module's outputs, computed in one precision throughout."""
     module = copy.deepcopy(module).eval().to(dtype)
-    with torch.no_grad():
-        outputs = module(**{name: t.to(dtype) if t.is_floating_point() else t for name, t in inputs.items()})
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # for the tensors that a module makes by itself
+    try:
+        with torch.no_grad():
+            outputs = module(**{name: t.to(dtype) if t.is_floating_point() else t for name, t in inputs.items()})
+    finally:
+        torch.set_default_dtype(before)
     return [t.numpy() for t in tree_leaves(outputs) if t is not None]
 
 

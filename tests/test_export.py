@@ -270,6 +270,41 @@ def test_a_packed_sequence_rebuilt_by_hand_keeps_its_meaning(tmp_path):
         np.testing.assert_allclose(found[name], expected.detach().numpy(), atol=1e-6)
 
 
+class OwnNumbers(nn.Module):
+    """Holds the numbers that a trace would use for its sizes, in a place where no weight shows them."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(6, 8)
+
+    def forward(self, x):
+        y, _ = self.gru(x)
+        return torch.cat([y, y.new_zeros(*y.shape[:2], 11), y.new_ones(*y.shape[:2], 13)], dim=-1)
+
+
+def test_a_number_of_the_modules_own_is_no_frozen_axis(tmp_path):
+    path = export(OwnNumbers(), {"x": torch.randn(5, 2, 6)}, tmp_path / "a.edgeseq", axes={"x": ("T", "B", None)})
+    assert edgeseq_runtime.load(path).outputs[0].shape == ("T", "B", 32)
+    assert edgeseq_runtime.measure_parity(path).passed
+
+
+class UnregisteredState(nn.Module):
+    """Keeps its initial state as a plain attribute, which `module.double()` does not convert."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(6, 8)
+        self.h0 = torch.full((1, 1, 8), 0.3)
+
+    def forward(self, x):
+        return self.gru(x[:, :1], self.h0)[0]
+
+
+def test_a_state_that_is_no_buffer_is_exported(tmp_path):
+    path = export(UnregisteredState(), {"x": torch.randn(5, 2, 6)}, tmp_path / "a.edgeseq", axes={"x": ("T", "B", None)})
+    assert edgeseq_runtime.measure_parity(path).passed
+
+
 class WithResidual(nn.Module):
     """Adds T steps to the max(lengths) steps of a padded sequence: PyTorch fails wherever the two differ."""
 

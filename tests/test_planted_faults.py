@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import edgeseq_runtime
 from edgeseq import LSTMCell, Recurrent
 from edgeseq_export import export, gates, operators, substitution
+from edgeseq_export.trace import trace
 from edgeseq_runtime.bundle import open_bundle, pack_reference, write_bundle
 from edgeseq_runtime.errors import PostconditionError
 
@@ -141,12 +142,22 @@ def test_exporter_that_returns_t_steps_for_max_lengths(monkeypatch, nothing_writ
 
 
 def test_exporter_that_freezes_time(monkeypatch, nothing_written):
-    def frozen(y, directions):
-        return operators._op.Reshape(y, operators._op.Constant(value_ints=[17, 11, -1]))
+    traced_at = []
 
+    def noting(subject, sizes):
+        traced_at.append(sizes)
+        return trace(subject, sizes)
+
+    def frozen(y, directions):
+        sizes = traced_at[-1]
+        return operators._op.Reshape(y, operators._op.Constant(value_ints=[sizes["T"], sizes["B"], -1]))
+
+    monkeypatch.setattr("edgeseq_export.exporting.trace", noting)
     monkeypatch.setattr(operators, "_merge_directions", frozen)
     with pytest.raises(PostconditionError, match="traced at"):
         export_packed(nothing_written)
+    assert len(traced_at) == 2  # at other sizes too, because the first might have been a number of the module's own
+    assert not set(traced_at[0].values()) & set(traced_at[1].values())
 
 
 def test_exporter_that_loses_a_recurrence(monkeypatch, nothing_written):

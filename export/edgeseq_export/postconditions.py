@@ -48,17 +48,25 @@ def require_census(model: ir.Model, expected: Mapping[str, int]) -> None:
 
 
 def require_nothing_frozen(model: ir.Model, trace_sizes: Mapping[str, int]) -> None:
-    """No dimension of an input or output and no integer constant holds a size that the module was traced at."""
+    """No dimension of an input or output and no integer constant holds a size that the module was traced at.
+
+    Raises:
+        FrozenAxis: one does.
+    """
     for axis, size in trace_sizes.items():
         for value in (*model.graph.inputs, *model.graph.outputs):
             if value.shape is not None and size in list(value.shape):
-                raise PostconditionError(f"'{value.name}' has the fixed shape {value.shape}: axis '{axis}' was frozen at {size}")
+                raise FrozenAxis(f"'{value.name}' has the fixed shape {value.shape}: axis '{axis}' was frozen at {size}")
         for name, constant in _integer_constants(model):
             if size in constant:
-                raise PostconditionError(
+                raise FrozenAxis(
                     f"constant '{name}' holds {size}, the size that axis '{axis}' was traced at: the graph would be right at that "
                     "size only. Take sizes from x.shape instead of fixing them"
                 )
+
+
+class FrozenAxis(PostconditionError):
+    """A size of the trace is in the graph."""
 
 
 def require_symbolic_outputs(outputs: Sequence[TensorSpec], cases: Sequence[CaseArrays]) -> None:

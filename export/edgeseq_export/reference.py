@@ -74,11 +74,18 @@ def single_threaded() -> Iterator[None]:
 
 
 class _Float64(TorchFunctionMode):
-    """Promotes what a module makes in float32 by itself: `torch.zeros(...)`, `.float()`, constants."""
+    """Promotes what a module makes in float32 by itself, or holds without registering it: `torch.zeros(...)`, `.float()`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        return pytree.tree_map_only(Tensor, lambda t: t.double() if t.dtype == torch.float32 else t, result)
+        kwargs = kwargs or {}
+        # What is changed in place has to stay the tensor it is.
+        if not getattr(func, "__name__", "").endswith("_"):
+            args, kwargs = _promoted(args), _promoted(kwargs)
+        return _promoted(func(*args, **kwargs))
+
+
+def _promoted(values: Any) -> Any:
+    return pytree.tree_map_only(Tensor, lambda t: t.double() if t.dtype == torch.float32 else t, values)
 
 
 def flatten_outputs(outputs: Any) -> list[Tensor]:

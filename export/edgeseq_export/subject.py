@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+import sympy
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,7 @@ class Subject:
     census: Mapping[str, int]  # recurrent nodes its forward calls for
     output_names: tuple[str, ...]
     trace_sizes: Mapping[str, int]
+    other_trace_sizes: Mapping[str, int]
 
     def draws(self, seed: int = 0) -> Draws:
         return Draws(self.kinds, sorted_lengths=self.sorted_lengths, seed=seed)
@@ -73,6 +75,7 @@ def examine(request: ExportRequest) -> Subject:
     }
     draws = Draws(kinds, sorted_lengths=recorder.sorted_only)
     trace_sizes = _trace_sizes(request, model, draws, dtypes, calls)
+    other_sizes = _trace_sizes(request, model, draws, dtypes, calls, avoid=set(trace_sizes.values()))
     return Subject(
         request=request,
         model=model,
@@ -84,6 +87,7 @@ def examine(request: ExportRequest) -> Subject:
         census=dict(sorted(recorder.census.items())),
         output_names=_output_names(request, outputs),
         trace_sizes=trace_sizes,
+        other_trace_sizes=other_sizes,
     )
 
 
@@ -142,6 +146,7 @@ def _trace_sizes(
     draws: Draws,
     dtypes: Mapping[str, torch.dtype],
     calls: Counter[str],
+    avoid: Collection[int] = (),
 ) -> dict[str, int]:
     """Sizes to trace at: primes that occur nowhere in the module, so that one frozen into the graph can be recognised.
 
@@ -152,7 +157,7 @@ def _trace_sizes(
     """
     taken = {size for t in (*model.parameters(), *model.buffers()) for size in t.shape}
     taken |= {size for t in request.inputs.values() for size in t.shape}
-    primes = [p for p in _PRIMES if p not in taken]
+    primes = (p for p in sympy.primerange(11, 10_000) if p not in taken and p not in avoid)
     axes = sorted(request.sizes(), key=lambda axis: axis != BATCH)
     wanted = dict(zip(axes, primes, strict=False))
     error: Exception | None = None
@@ -183,35 +188,3 @@ def _require_same_calls(
             raise UnsupportedModule(
                 loop_message(name, f"is called {calls[name]} times at sizes {dict(sizes)} and {found[name]} times at {dict(other)}")
             )
-
-
-_PRIMES = [
-    11,
-    17,
-    13,
-    19,
-    23,
-    29,
-    31,
-    37,
-    41,
-    43,
-    47,
-    53,
-    59,
-    61,
-    67,
-    71,
-    73,
-    79,
-    83,
-    89,
-    97,
-    101,
-    103,
-    107,
-    109,
-    113,
-    127,
-    131,
-]

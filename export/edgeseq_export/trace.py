@@ -34,20 +34,20 @@ class Trace:
     output_shapes: tuple[tuple[int | str, ...], ...]
 
 
-def trace(subject: Subject) -> Trace:
-    """Trace the subject at its trace sizes, every named axis dynamic.
+def trace(subject: Subject, sizes: Mapping[str, int]) -> Trace:
+    """Trace the subject at the sizes given, every named axis dynamic.
 
     Raises:
         UnsupportedModule: something in it has no faithful graph.
     """
     positional = _Positional(_prepared_copy(subject.model), dict(subject.dtypes))
-    example = subject.draws()(subject.trace_sizes)
+    example = subject.draws()(sizes)
     dynamic = tuple({position: Dim.DYNAMIC for position, axis in enumerate(kind.axes) if axis} for kind in subject.kinds.values())
     substitution = Substitution()
     with _quiet(), torch.no_grad(), intercepted(substitution):
-        with _refused(subject, "capture"):
+        with _refused(subject, sizes, "capture"):
             program = torch.export.export(positional, tuple(example.values()), dynamic_shapes=(dynamic,), strict=False)
-        with _refused(subject, "translation to ONNX"):
+        with _refused(subject, sizes, "translation to ONNX"):
             onnx_program = torch.onnx.export(
                 program, dynamo=True, opset_version=OPSET, custom_translation_table=TRANSLATIONS, verbose=False
             )
@@ -135,7 +135,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _refused(subject: Subject, stage: str) -> Iterator[None]:
+def _refused(subject: Subject, sizes: Mapping[str, int], stage: str) -> Iterator[None]:
     """Turn whatever PyTorch raises into a refusal that names the place in the user's code and the way out."""
     try:
         yield
@@ -148,7 +148,7 @@ def _refused(subject: Subject, stage: str) -> Iterator[None]:
             raise cause from error
         raise UnsupportedModule(
             f"{type(subject.model).__name__} has no faithful graph: {stage} failed{_place(cause, subject.model)}: "
-            f"{_first_line(cause)}. {_way_out(str(cause), subject.trace_sizes)}"
+            f"{_first_line(cause)}. {_way_out(str(cause), sizes)}"
         ) from error
 
 
