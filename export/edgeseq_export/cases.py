@@ -60,37 +60,38 @@ def reference_cases(subject: Subject, oracle: Oracle) -> tuple[CaseArrays, ...]:
         UnsupportedModule: PyTorch itself runs at too few sizes, or gives NaN or infinity.
     """
     cases: list[CaseArrays] = []
+    failures: list[str] = []
     seen: set[tuple[tuple[str, int], ...]] = set()
     for index, (T, B) in enumerate(SIZES):
         T, B = _affordable(subject, oracle, T, B)
-        case = _runnable_case(subject, oracle, index, T, B)
+        case = _runnable_case(subject, oracle, index, T, B, failures)
         key = tuple(sorted(case.case.sizes.items())) if case else ()
         if case is not None and key not in seen:
             seen.add(key)
             cases.append(case)
-    varying = len({axis for kind in subject.kinds.values() for axis in kind.axes if axis})
-    if len(cases) < (MIN_CASES if varying else 1):
+    if len(cases) < MIN_CASES:
         raise UnsupportedModule(
             f"{type(subject.model).__name__} runs in PyTorch at {[c.case.sizes for c in cases]} only, of the sizes tried around "
             f"{list(SIZES)} (T, B): fewer than {MIN_CASES} prove nothing. Leave axes that can't vary out of axes (None)"
+            + (f". At another size PyTorch raised {failures[0]}" if failures else "")
         )
     return tuple(cases)
 
 
-def _runnable_case(subject: Subject, oracle: Oracle, index: int, T: int, B: int) -> CaseArrays | None:
-    """The case at T, or at the next larger T that the module runs at; None where it runs at none."""
+def _runnable_case(subject: Subject, oracle: Oracle, index: int, T: int, B: int, failures: list[str]) -> CaseArrays | None:
+    """The case at T, or at the next larger T that the module runs at; None where it runs at none. Adds to `failures`."""
     for longer in range(17):
         sizes = _sizes(subject, T + longer, B)
         # Where lengths are given, every other case leaves the end of the time axis to padding alone.
-        shorter = {axis: max(1, size - 1 - size // 8) for axis, size in sizes.items()} if index % 2 else {}
+        shorter = {axis: max(1, size - 1 - size // 8) for axis, size in sizes.items()} if index % 2 and subject.lengths else {}
         for longest in [shorter, {}] if shorter else [{}]:
             try:
                 return _case(subject, oracle, index, sizes, longest)
             except UnsupportedModule:
                 raise
             # The user's forward can raise anything at a size, or at max(lengths) < T, that it was not written for.
-            except Exception:
-                continue
+            except Exception as error:
+                failures.append(f"{type(error).__name__}: {error}")
     return None
 
 
