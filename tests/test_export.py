@@ -186,6 +186,30 @@ def test_a_model_that_sees_the_future_is_not_exported_with_state(tmp_path):
         export(Smoothed(), carrying_inputs(torch.zeros(1, 2, 8)), tmp_path / "a.edgeseq", **CARRYING)
 
 
+class Halving(Carrying):
+    """Runs on an even number of steps only, and gives half as many."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(12, 8)
+
+    def forward(self, x, h, c):
+        T, B, _ = x.shape
+        y, (h, c) = self.lstm(x.view(T // 2, 2, B, 6).transpose(1, 2).reshape(T // 2, B, 12), (h, c))
+        return y, h, c
+
+
+def test_a_model_that_takes_chunks_of_two_steps_carries_its_state(tmp_path):
+    inputs = {"x": torch.randn(6, 2, 6), "h": torch.zeros(1, 2, 8), "c": torch.zeros(1, 2, 8)}
+    path = export(Halving(), inputs, tmp_path / "a.edgeseq", **CARRYING)
+    session = edgeseq_runtime.load(path)
+    assert session.outputs[0].shape == ("T//2", "B", 8)
+    x = np.random.default_rng(0).standard_normal((10, 1, 6)).astype(np.float32)
+    stream = session.stream()
+    pieces = [stream.step({"x": x[start:stop]})["y"] for start, stop in ((0, 2), (2, 8), (8, 10))]
+    np.testing.assert_allclose(np.concatenate(pieces), session.run({"x": x})["y"], atol=1e-6)
+
+
 def test_dropout_is_off_and_weights_that_are_shared_are_stored_once(tmp_path):
     class Shared(nn.Module):
         def __init__(self):

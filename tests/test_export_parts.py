@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from edgeseq_export.cases import _steadiest
 from edgeseq_export.draws import Draws, InputKind
 from edgeseq_export.gates import ONNX_GATES, TORCH_GATES, onnx_biases, onnx_weights, reorder
 from edgeseq_export.reference import evaluate, evaluate64, evaluation_copy, float64_copy
@@ -122,6 +123,19 @@ def graph_of(*nodes, inputs=(), initializers=()):
     values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inputs]
     graph = onnx.helper.make_graph(list(nodes), "g", values, [], list(initializers))
     return ir.serde.deserialize_graph(graph)
+
+
+def test_the_draws_that_amplify_rounding_are_left_out():
+    random = np.random.default_rng(0)
+    exact = [[random.standard_normal((5, 2)), random.integers(0, 3, 4)] for _ in range(10)]
+    amplified = {3: 1e-4, 8: 1e-5}
+    nudged = [[y + amplified.get(k, 1e-8) * random.standard_normal((5, 2)), tokens] for k, (y, tokens) in enumerate(exact)]
+    assert _steadiest(exact, nudged, 8) == [0, 1, 2, 4, 5, 6, 7, 9]
+
+
+def test_draws_on_which_nothing_moves_are_kept_in_their_order():
+    exact = [[np.full((2,), float(k))] for k in range(5)]
+    assert _steadiest(exact, exact, 4) == [0, 1, 2, 3]
 
 
 node = onnx.helper.make_node

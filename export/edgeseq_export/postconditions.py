@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq_export.cases import Oracle
+from edgeseq_export.cases import DRAWS, Oracle
 from edgeseq_export.graph import IR_VERSION, all_nodes, census
 from edgeseq_export.onnx_runner import OnnxRunner
 from edgeseq_export.operators import OPSET
@@ -20,8 +20,15 @@ from edgeseq_runtime.errors import PostconditionError
 from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
-CHUNKED_STEPS = 9
-CHUNKS = (1, 3, 1, 4)  # of the CHUNKED_STEPS
+CHUNKS = (1, 3, 1, 4)  # in units of the smallest chunk that the module runs on
+
+
+class FrozenAxis(PostconditionError):
+    """A size of the trace is in the graph."""
+
+
+class UnequalOutput(PostconditionError):
+    """An output has the right shape and is further from float64 than rounding explains."""
 
 
 def require_contract(model: ir.Model) -> None:
@@ -65,10 +72,6 @@ def require_nothing_frozen(model: ir.Model, trace_sizes: Mapping[str, int]) -> N
                 )
 
 
-class FrozenAxis(PostconditionError):
-    """A size of the trace is in the graph."""
-
-
 def require_symbolic_outputs(outputs: Sequence[TensorSpec], cases: Sequence[CaseArrays]) -> None:
     """A size that varies between PyTorch's runs is declared by name, and a declared number is what PyTorch gives."""
     for spec in outputs:
@@ -85,7 +88,12 @@ def require_symbolic_outputs(outputs: Sequence[TensorSpec], cases: Sequence[Case
 
 
 def require_equal(run: OnnxRunner, outputs: Sequence[TensorSpec], cases: Sequence[CaseArrays], gate: Gate) -> None:
-    """The graph agrees with the module at every case's sizes, lengths and states."""
+    """The graph agrees with the module at every case's sizes, lengths and states.
+
+    Raises:
+        UnequalOutput: values differ by more than the gate.
+        PostconditionError: the graph does not run, or shapes differ.
+    """
     for case in cases:
         results = [run(case.draw_inputs(draw)) for draw in range(case.case.draws)]
         for spec in outputs:
@@ -101,7 +109,7 @@ def _require_equal_output(spec: TensorSpec, results: Sequence[Array], case: Case
     time_axis = next((p + 1 for p, axis in enumerate(spec.shape) if times and axis == times[0]), None)
     verdict = judge(np.stack(results), case.float32[spec.name], case.float64[spec.name], gate, time_axis=time_axis, horizon=horizon)
     if not verdict.passed:
-        raise PostconditionError(
+        raise UnequalOutput(
             f"the exported graph does not compute what the module does: output '{spec.name}' {where}: {verdict.reason}"
         )
 
@@ -109,16 +117,17 @@ def _require_equal_output(spec: TensorSpec, results: Sequence[Array], case: Case
 def require_chunks_equal(run: OnnxRunner, subject: Subject, oracle: Oracle, outputs: Sequence[TensorSpec], gate: Gate) -> None:
     """Fed chunk by chunk, its states carried over, the graph gives what the module gives for the whole sequence.
 
-    Applies where there is state and one time axis, and PyTorch runs at the chunks' sizes.
+    Applies where there is state and one time axis.
     """
     state = dict(subject.request.state or {})
     times = [axis for axis in subject.request.sizes() if axis != BATCH]
     if not state or len(times) != 1:
         return
     (T,) = times
-    sizes = {axis: 2 if axis == BATCH else CHUNKED_STEPS for axis in subject.request.sizes()}
+    chunks = _runnable_chunks(subject, oracle)
+    sizes = {axis: 2 if axis == BATCH else sum(chunks) for axis in subject.request.sizes()}
     draw = subject.draws(seed=2000)
-    inputs = [draw(sizes) for _ in range(32)]
+    inputs = [draw(sizes) for _ in range(DRAWS)]
     for x in inputs:
         for name, axis in subject.lengths.items():
             x[name].fill_(sizes[axis])
@@ -126,7 +135,7 @@ def require_chunks_equal(run: OnnxRunner, subject: Subject, oracle: Oracle, outp
     for x in inputs:
         float32.append(dict(zip(subject.output_names, oracle.float32(x), strict=True)))
         float64.append(dict(zip(subject.output_names, oracle.float64(x), strict=True)))
-        chunked.append(_run_chunks(run, subject, {name: t.numpy() for name, t in x.items()}, outputs, T))
+        chunked.append(_run_chunks(run, subject, {name: t.numpy() for name, t in x.items()}, outputs, chunks, T))
     for spec in outputs:
         if T not in spec.shape and spec.name not in state.values():
             continue
@@ -134,20 +143,39 @@ def require_chunks_equal(run: OnnxRunner, subject: Subject, oracle: Oracle, outp
         verdict = judge(results, exact32, exact64, gate)
         if not verdict.passed:
             raise PostconditionError(
-                f"output '{spec.name}' differs when the sequence is fed in chunks of {CHUNKS} steps with its states carried "
+                f"output '{spec.name}' differs when the sequence is fed in chunks of {chunks} steps with its states carried "
                 f"({verdict.reason}): the module is not causal, or a state is missing from state={state}. Bidirectional layers, "
                 "attention and convolutions over time can't be streamed without a state of their own; leave state out to export "
                 "the whole-sequence model"
             )
 
 
+def _runnable_chunks(subject: Subject, oracle: Oracle) -> tuple[int, ...]:
+    """Lengths of chunks that PyTorch runs the module on, alone and together."""
+    failure: Exception | None = None
+    for unit in (1, 2, 3, 4, 8):
+        chunks = tuple(unit * steps for steps in CHUNKS)
+        try:
+            for steps in (*chunks, sum(chunks)):
+                oracle.float32(subject.draws()({axis: 2 if axis == BATCH else steps for axis in subject.request.sizes()}))
+        # The user's forward can raise anything at a size that it was not written for.
+        except Exception as error:
+            failure = failure or error
+        else:
+            return chunks
+    raise PostconditionError(
+        f"state={dict(subject.request.state or {})} is given, and PyTorch itself runs the module on no short chunks, such as "
+        f"{CHUNKS} steps or multiples of them ({failure}); leave state out to export the whole-sequence model"
+    ) from failure
+
+
 def _run_chunks(
-    run: OnnxRunner, subject: Subject, inputs: Mapping[str, Array], outputs: Sequence[TensorSpec], T: str
+    run: OnnxRunner, subject: Subject, inputs: Mapping[str, Array], outputs: Sequence[TensorSpec], chunks: Sequence[int], T: str
 ) -> dict[str, Array]:
     state = {name: inputs[name] for name in subject.request.state or {}}
     pieces: dict[str, list[Array]] = {spec.name: [] for spec in outputs}
     start = 0
-    for steps in CHUNKS:
+    for steps in chunks:
         chunk = {name: _slice(array, subject.kinds[name].axes, T, start, steps) for name, array in inputs.items()}
         chunk.update({name: np.full_like(inputs[name], steps) for name in subject.lengths})
         result = run({**chunk, **state})
