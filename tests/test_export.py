@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import edgeseq_runtime
 from edgeseq_export import ExportNotice, export
-from edgeseq_runtime.errors import ExportError, UnsupportedModule, UsageError
+from edgeseq_runtime.errors import ExportError, InputError, UnsupportedModule, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::edgeseq_export.ExportNotice")
 
@@ -208,6 +208,13 @@ def test_a_model_that_takes_chunks_of_two_steps_carries_its_state(tmp_path):
     stream = session.stream()
     pieces = [stream.step({"x": x[start:stop]})["y"] for start, stop in ((0, 2), (2, 8), (8, 10))]
     np.testing.assert_allclose(np.concatenate(pieces), session.run({"x": x})["y"], atol=1e-6)
+    before = stream.state
+    with pytest.raises(InputError, match="multiples of 2 steps"):
+        stream.step({"x": x[:3]})
+    assert all(np.array_equal(before[name], value) for name, value in stream.state.items())
+    report = edgeseq_runtime.measure_parity(path)
+    assert report.passed
+    assert {row.verdict for row in report.rows if row.mode == "stream"} == {"pass"}
 
 
 def test_dropout_is_off_and_weights_that_are_shared_are_stored_once(tmp_path):

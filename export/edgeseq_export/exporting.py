@@ -94,8 +94,8 @@ def export_request(request: ExportRequest, path: str | PathLike[str]) -> Path:
         cases = reference_cases(subject, oracle)
         graph, outputs = translate(subject, cases)
         data = serialise(graph)
-        cases = proved_cases(graph, data, subject, oracle, outputs, cases)
-        manifest = describe(graph, subject, outputs, cases)
+        cases, chunk = prove(graph, data, subject, oracle, outputs, cases)
+        manifest = describe(graph, subject, outputs, cases, chunk)
         written = write_bundle(path, manifest, {MODEL_MEMBER: data}, pack_reference(cases))
     for note in subject.notes:
         warnings.warn(f"{manifest.name}: {note}", ExportNotice, stacklevel=3)
@@ -153,15 +153,19 @@ def serialise(graph: ir.Model) -> bytes:
     return data
 
 
-def proved_cases(
+def prove(
     graph: ir.Model,
     data: bytes,
     subject: Subject,
     oracle: Oracle,
     outputs: Sequence[TensorSpec],
     cases: tuple[CaseArrays, ...],
-) -> tuple[CaseArrays, ...]:
-    """The cases that the graph was found equal on, every postcondition being kept; the first broken one raises."""
+) -> tuple[tuple[CaseArrays, ...], int]:
+    """Check every further postcondition; the first broken one raises.
+
+    Returns:
+        The cases that the graph was found equal on, and the time steps that a streamed chunk must be a multiple of.
+    """
     gate = DEFAULT_GATES["fp32"]
     require_contract(graph)
     require_census(graph, subject.census)
@@ -172,11 +176,10 @@ def proved_cases(
     except UnequalOutput:
         cases = reference_cases(subject, oracle, MORE_DRAWS)
         require_equal(run, outputs, cases, gate)
-    require_chunks_equal(run, subject, oracle, outputs, gate)
-    return cases
+    return cases, require_chunks_equal(run, subject, oracle, outputs, gate)
 
 
-def describe(graph: ir.Model, subject: Subject, outputs: Sequence[TensorSpec], cases: Sequence[CaseArrays]) -> Manifest:
+def describe(graph: ir.Model, subject: Subject, outputs: Sequence[TensorSpec], cases: Sequence[CaseArrays], chunk: int) -> Manifest:
     """The bundle's manifest."""
     kind = type(subject.request.model)
     packages = ("edgeseq", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -187,6 +190,7 @@ def describe(graph: ir.Model, subject: Subject, outputs: Sequence[TensorSpec], c
         outputs=tuple(outputs),
         state=dict(subject.request.state or {}),
         lengths=dict(subject.lengths),
+        chunk=chunk,
         census=census(graph.graph),
         precisions={"fp32": MODEL_MEMBER},
         tolerances=dict(DEFAULT_GATES),

@@ -114,15 +114,18 @@ def _require_equal_output(spec: TensorSpec, results: Sequence[Array], case: Case
         )
 
 
-def require_chunks_equal(run: OnnxRunner, subject: Subject, oracle: Oracle, outputs: Sequence[TensorSpec], gate: Gate) -> None:
+def require_chunks_equal(run: OnnxRunner, subject: Subject, oracle: Oracle, outputs: Sequence[TensorSpec], gate: Gate) -> int:
     """Fed chunk by chunk, its states carried over, the graph gives what the module gives for the whole sequence.
 
     Applies where there is state and one time axis.
+
+    Returns:
+        The time steps that a chunk must be a multiple of: 1 where nothing in the module asks for more.
     """
     state = dict(subject.request.state or {})
     times = [axis for axis in subject.request.sizes() if axis != BATCH]
     if not state or len(times) != 1:
-        return
+        return 1
     (T,) = times
     chunks = _runnable_chunks(subject, oracle)
     sizes = {axis: 2 if axis == BATCH else sum(chunks) for axis in subject.request.sizes()}
@@ -148,6 +151,7 @@ def require_chunks_equal(run: OnnxRunner, subject: Subject, oracle: Oracle, outp
                 "attention and convolutions over time can't be streamed without a state of their own; leave state out to export "
                 "the whole-sequence model"
             )
+    return min(chunks)
 
 
 def _runnable_chunks(subject: Subject, oracle: Oracle) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ class Interface(msgspec.Struct, frozen=True):
     outputs: tuple[TensorSpec, ...]
     state: dict[str, str] = {}  # input that carries state -> output that continues it
     lengths: dict[str, str] = {}  # input that holds sequence lengths -> the time axis they count
+    chunk: int = 1  # time steps that a streamed piece must be a multiple of
 
     @property
     def state_inputs(self) -> tuple[TensorSpec, ...]:
@@ -70,7 +71,7 @@ class Interface(msgspec.Struct, frozen=True):
 
 def interface_of(manifest: Manifest) -> Interface:
     """The interface that a bundle declares."""
-    return Interface(manifest.inputs, manifest.outputs, manifest.state, manifest.lengths)
+    return Interface(manifest.inputs, manifest.outputs, manifest.state, manifest.lengths, manifest.chunk)
 
 
 def named_axes(specs: Iterable[TensorSpec]) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from edgeseq_runtime.stream import Stream
 from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
-CHUNKS = (1, 2, 3, 5, 8)  # lengths that streamed sequences are cut into, in a random order that is the same each time
+CHUNKS = (1, 2, 3, 5, 8)  # lengths, in the model's chunks, that sequences are cut into; the order is random and the same each time
 
 Progress = Callable[[int, int], None]  # (draws done, draws in all)
 
@@ -195,6 +195,11 @@ def _stream_rows(session: Session, case: CaseArrays, gate: Gate, count: Callable
         reason = f"several time axes, {', '.join(interface.time_axes)}: no one way to cut them"
         yield from (_failed(spec, "stream", case, reason, verdict="skip") for spec in specs)
         return
+    steps = case.case.sizes.get(interface.time_axis, interface.chunk)
+    if interface.chunk > 1 and (interface.lengths or steps % interface.chunk):
+        reason = f"the model streams in multiples of {interface.chunk} steps, and these sequences are none"
+        yield from (_failed(spec, "stream", case, reason, verdict="skip") for spec in specs)
+        return
     pieces: Pieces = {spec.name: [] for spec in specs}
     try:
         for draw in range(case.case.draws):
@@ -257,7 +262,7 @@ def _streamed(session: Session, sequence: _Sequence) -> dict[str, Piece]:
     data = {name: array for name, array in sequence.inputs.items() if name not in {*state, *interface.lengths}}
     stream = _stream_for(session, state)
     stream.state = state
-    outputs = run_in_chunks(stream, interface, data, _chunk_lengths(sequence.seed))
+    outputs = run_in_chunks(stream, interface, data, _chunk_lengths(sequence.seed, interface.chunk))
     return {
         spec.name: Piece(outputs[spec.name], sequence.torch32[spec.name], sequence.float64[spec.name])
         for spec in interface.outputs
@@ -273,11 +278,11 @@ def _stream_for(session: Session, state: Mapping[str, Array]) -> Stream:
     return session.stream()
 
 
-def _chunk_lengths(seed: int) -> Iterator[int]:
+def _chunk_lengths(seed: int, unit: int) -> Iterator[int]:
     rng = np.random.default_rng(seed)
-    yield 1
+    yield unit
     while True:
-        yield int(rng.choice(CHUNKS))
+        yield unit * int(rng.choice(CHUNKS))
 
 
 def _row(interface: Interface, spec: TensorSpec, mode: str, case: CaseArrays, pieces: list[Piece], gate: Gate) -> ParityRow:

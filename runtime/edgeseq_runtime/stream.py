@@ -64,7 +64,7 @@ class Stream:
         """Feed the next piece of the sequences, of any length; the state goes on from the last one.
 
         Args:
-            inputs: every input but the state's, with the stream's batch.
+            inputs: every input but the state's, with the stream's batch, of a multiple of the model's `chunk` steps (mostly 1).
             copy: True gives arrays of the caller's own. False gives the stream's own buffers, good until its next step, and
                 allocates nothing; outputs whose size the model computes, such as `max(lengths)`, are allocated in any case.
 
@@ -163,6 +163,9 @@ class Stream:
             raise InputError(f"the stream keeps {carried} itself; leave them out, or set stream.state before the step")
         checked, sizes = check_inputs(interface.data_inputs, inputs, interface.lengths)
         self._require_batch(sizes)
+        steps = sizes.get(interface.time_axis, interface.chunk)
+        if steps % interface.chunk:
+            raise InputError(f"a piece of {steps} steps was given; this model streams in multiples of {interface.chunk} steps")
         key = tuple(part for name in self._names for part in (inputs[name].dtype, inputs[name].shape))
         chunk = self._chunks[key] = self._new_chunk(checked, {**self._sizes, **sizes})
         self._key, self._chunk = key, chunk

@@ -45,6 +45,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     outputs: tuple[TensorSpec, ...]
     state: dict[str, str]  # input that carries state -> output that continues it
     lengths: dict[str, str]  # input that holds sequence lengths -> the time axis they count
+    chunk: int = 1  # time steps that a streamed piece must be a multiple of
     census: dict[str, int]  # recurrent nodes of the graph: operator -> how many
     precisions: dict[str, str]  # precision -> member that holds its ONNX model
     tolerances: dict[str, Gate]  # precision -> gate
@@ -105,6 +106,8 @@ def _require_consistent(manifest: Manifest) -> None:
     if len(set(manifest.state.values())) != len(manifest.state):
         problems.append("two state inputs are continued by one output")
     problems += [f"lengths input '{name}' is not declared" for name in manifest.lengths if name not in inputs]
+    if manifest.chunk < 1:
+        problems.append(f"chunk is {manifest.chunk}")
     if "fp32" not in manifest.precisions:
         problems.append("there is no fp32 model")
     problems += [f"precision '{p}' has no gate" for p in manifest.precisions if p not in manifest.tolerances]
