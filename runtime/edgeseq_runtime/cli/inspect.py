@@ -48,6 +48,7 @@ def _parts(bundle: Bundle) -> Iterator[RenderableType]:
         "sha256": bundle.sha256[:16],
         "format": manifest.format,
         "recurrent nodes": ", ".join(f"{count} {op}" for op, count in manifest.census.items()) or "none",
+        **({"streams in": f"multiples of {manifest.chunk} time steps"} if manifest.chunk > 1 else {}),
     }
     yield _heading(bundle.path, facts)
     yield _tensors(interface_of(manifest))
