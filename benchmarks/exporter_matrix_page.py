@@ -166,15 +166,15 @@ def _loops(rows: Rows, loops: Sequence[Case]) -> str:
     header = ["case", "what it does", *(TITLES[exporter] for exporter in rows)]
     lines = []
     for case in loops:
-        told = [_loop_outcome(results[case.id]) for results in rows.values() if case.id in results]
+        told = [_loop_outcome(exporter, results[case.id]) for exporter, results in rows.items() if case.id in results]
         lines.append([f"`{case.id}`", (type(case.module()).__doc__ or "").splitlines()[0], *told])
     return text + _table(header, lines)
 
 
-def _loop_outcome(row: Row) -> str:
+def _loop_outcome(exporter: str, row: Row) -> str:
     kind = outcome(row)
     if kind == "refused":
-        return "error at export"
+        return "refused, with the reason" if exporter == "edgeseq" else OUTCOMES[kind]
     return ("" if row["kept"] else f"unrolled into {row['nodes']} nodes; ") + OUTCOMES[kind]
 
 
