@@ -37,7 +37,8 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
     # torch.load reports damage and refused pickles by these.
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"{path} can't be read as plain weights ({str(error).splitlines()[0]}); save them with "
+            f"{path} can't be read as plain weights ({type(error).__name__}): it is damaged, or holds "
+            "objects that run code when loaded; save them with "
             "safetensors.torch.save_file(module.state_dict(), ...) or torch.save(module.state_dict(), ...)"
         ) from error
     if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):

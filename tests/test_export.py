@@ -403,3 +403,193 @@ def test_inputs_that_do_not_run_are_reported_as_such(tmp_path):
 
 def test_every_kind_of_case_is_there():
     assert {case.id.split("-")[0] for case in CASES} >= {"bare", "float64", "half"}
+
+
+class ByFunction(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.gru, self.function, self.kept = nn.GRU(6, 8), function, None
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def mean_of_the_last_50(self, x):
+    y = self.gru(x)[0]
+    return y.mean(0) if x.shape[0] <= 50 else y[-50:].mean(0)
+
+
+def keeps_a_state_inside(self, x):
+    fits = self.kept is not None and self.kept.shape[1] == x.shape[1]
+    y, h = self.gru(x, self.kept if fits else x.new_zeros(1, x.shape[1], 8))
+    self.kept = h.detach()
+    return y
+
+
+def export_function(function, path):
+    return export(ByFunction(function), {"x": torch.randn(9, 2, 6)}, path, axes={"x": ("T", "B", None)})
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda self, x: self.gru(x[-64:] if x.shape[0] > 64 else x)[0],
+        lambda self, x: self.gru(x[-64:])[0],
+        lambda self, x: self.gru(x[:60])[0],
+        lambda self, x: self.gru(x)[0] * (1 if x.shape[1] < 16 else -1),
+        mean_of_the_last_50,
+    ],
+)
+def test_a_decision_on_the_size_of_an_axis_is_refused(function, tmp_path):
+    with pytest.raises(UnsupportedModule, match="decides on the size of a named axis: its graph is right only where"):
+        export_function(function, tmp_path / "a.edgeseq")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_that_pytorch_itself_has_is_no_decision(tmp_path):
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = nn.GRU(6, 8)
+            self.register_buffer("table", torch.randn(100, 1, 6))
+
+        def forward(self, x):
+            return self.gru(x + self.table[: x.shape[0]])[0]
+
+    path = export(Positions(), {"x": torch.randn(9, 2, 6)}, tmp_path / "a.edgeseq", axes={"x": ("T", "B", None)})
+    assert edgeseq_runtime.load(path).run({"x": np.zeros((100, 1, 6), np.float32)})["y0"].shape == (100, 1, 8)
+
+
+def test_a_decision_between_two_axes_is_refused_whichever_way_the_example_lies(tmp_path):
+    class Longer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru, self.memory = nn.GRU(6, 8), nn.Linear(6, 8)
+
+        def forward(self, x, memory):
+            y = self.gru(x)[0]
+            return (-y if x.shape[0] > memory.shape[0] else y) + self.memory(memory).mean(0)
+
+    for T, S in ((9, 5), (5, 9)):
+        inputs = {"x": torch.randn(T, 2, 6), "memory": torch.randn(S, 2, 6)}
+        with pytest.raises(ExportError):
+            export(Longer(), inputs, tmp_path / "a.edgeseq", axes={"x": ("T", "B", None), "memory": ("S", "B", None)})
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda self, x: nn.functional.dropout(self.gru(x)[0], 0.5),
+        lambda self, x: self.gru(x + torch.randn_like(x))[0],
+        keeps_a_state_inside,
+    ],
+)
+def test_a_module_that_does_not_repeat_itself_is_refused(function, tmp_path):
+    with pytest.raises(UnsupportedModule, match="different outputs on the same inputs"):
+        export_function(function, tmp_path / "a.edgeseq")
+
+
+def test_a_swapped_state_is_found_beside_a_second_time_axis(tmp_path):
+    class WithMemory(Carrying):
+        def forward(self, x, h, c, memory):
+            y, (h, c) = self.lstm(x, (h, c))
+            return y + memory.mean(), h, c
+
+    inputs = {**carrying_inputs(torch.zeros(1, 2, 8)), "memory": torch.randn(4, 2, 3)}
+    request = {**CARRYING, "axes": {**CARRYING["axes"], "memory": ("S", "B", None)}}
+    export(WithMemory(), inputs, tmp_path / "a.edgeseq", **request)
+    with pytest.raises(ExportError, match="chunks"):
+        export(WithMemory(), inputs, tmp_path / "b.edgeseq", **{**request, "state": {"h": "c_out", "c": "h_out"}})
+
+
+def test_a_state_along_another_axis_than_the_batch_is_bad_usage(tmp_path):
+    request = {**CARRYING, "axes": {"x": ("T", "N", None), "h": (None, "N", None), "c": (None, "N", None)}}
+    with pytest.raises(UsageError, match="the batch axis is called 'B'"):
+        export(Carrying(), carrying_inputs(torch.zeros(1, 2, 8)), tmp_path / "a.edgeseq", **request)
+
+
+def test_two_lengths_of_equal_values_each_count_their_own_axis(tmp_path):
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.source, self.target = nn.GRU(3, 4), nn.GRU(3, 4)
+
+        def forward(self, x, z, x_lengths, z_lengths):
+            h = self.source(pack_padded_sequence(x, x_lengths, enforce_sorted=False))[1]
+            return self.target(pack_padded_sequence(z, z_lengths, enforce_sorted=False), h)[1]
+
+    lengths = torch.tensor([7, 3])
+    inputs = {"x": torch.randn(7, 2, 3), "z": torch.randn(7, 2, 3), "x_lengths": lengths, "z_lengths": lengths.clone()}
+    axes = {"x": ("S", "B", None), "z": ("T", "B", None), "x_lengths": ("B",), "z_lengths": ("B",)}
+    manifest = edgeseq_runtime.open_bundle(export(Pair(), inputs, tmp_path / "a.edgeseq", axes=axes)).manifest
+    assert manifest.lengths == {"x_lengths": "S", "z_lengths": "T"}
+
+
+def test_an_index_that_equals_the_length_is_no_length(tmp_path):
+    class Speaker(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.gru = nn.Embedding(40, 3), nn.GRU(3, 4)
+
+        def forward(self, x, lengths, speaker, valence):
+            x = x + self.embed(speaker) + self.embed(valence)
+            return pad_packed_sequence(self.gru(pack_padded_sequence(x, lengths, enforce_sorted=False))[0])[0]
+
+    seven = {name: torch.tensor([7]) for name in ("lengths", "speaker", "valence")}
+    axes = {"x": ("T", "B", None), **dict.fromkeys(seven, ("B",))}
+    path = export(Speaker(), {"x": torch.randn(7, 1, 3), **seven}, tmp_path / "a.edgeseq", axes=axes)
+    assert edgeseq_runtime.open_bundle(path).manifest.lengths == {"lengths": "T"}
+
+
+class Subsampled(nn.Module):
+    def __init__(self, kernel):
+        super().__init__()
+        self.kernel, self.conv, self.gru = kernel, nn.Conv1d(3, 4, kernel, stride=kernel), nn.GRU(4, 4, batch_first=True)
+
+    def forward(self, x, lengths):
+        x = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        packed = pack_padded_sequence(x, lengths // self.kernel, batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0]
+
+
+def test_an_encoder_that_shortens_its_sequences_is_exported(tmp_path):
+    inputs = {"x": torch.randn(3, 20, 3), "lengths": torch.tensor([20, 12, 8])}
+    path = export(Subsampled(2), inputs, tmp_path / "a.edgeseq", axes={"x": ("B", "T", None), "lengths": ("B",)})
+    x, lengths = torch.randn(2, 31, 3), torch.tensor([5, 22])
+    found = edgeseq_runtime.load(path).run({"x": x.numpy(), "lengths": lengths.numpy()})["y0"]
+    assert found.shape[1] == 11
+
+
+def test_a_module_that_needs_long_sequences_is_exported(tmp_path):
+    class Frames(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.gru = nn.Conv1d(1, 4, 64, stride=64), nn.GRU(4, 4, batch_first=True)
+
+        def forward(self, x):
+            return self.gru(self.conv(x[:, None]).transpose(1, 2))[0]
+
+    path = export(Frames(), {"x": torch.randn(2, 1600)}, tmp_path / "a.edgeseq", axes={"x": ("B", "T")})
+    assert edgeseq_runtime.load(path).outputs[0].shape == ("B", "T//64", 4)
+
+
+def test_lengths_from_a_mask_over_time_are_drawn_as_masks_are(tmp_path):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = nn.GRU(3, 4)
+
+        def forward(self, x, mask):
+            return pad_packed_sequence(self.gru(pack_padded_sequence(x, mask.sum(0), enforce_sorted=False))[0])[0]
+
+    mask = torch.tensor([[1, 1], [1, 1], [1, 0], [1, 0]]).bool()
+    axes = {"x": ("T", "B", None), "mask": ("T", "B")}
+    path = export(Masked(), {"x": torch.randn(4, 2, 3), "mask": mask}, tmp_path / "a.edgeseq", axes=axes)
+    assert edgeseq_runtime.measure_parity(path).passed
+
+
+def test_a_destination_that_cannot_be_written_is_said_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "a.edgeseq"):
+        with pytest.raises(UsageError, match="can't write the bundle"):
+            export_tagger(path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +18,7 @@ from edgeseq import WeightsError, load_weights
 from edgeseq_export.exporting import export_request
 from edgeseq_export.request import ExportRequest
 from edgeseq_runtime.bundle import Bundle, open_bundle
-from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.errors import EdgeseqError, UsageError
 
 DEFAULT_FACTORY = "request"
 
@@ -69,7 +71,13 @@ def load_request(source: str) -> ExportRequest:
     factory = getattr(_module_at(place), name, None)
     if not callable(factory):
         raise UsageError(f"{place} has no function '{name}'; name one that returns edgeseq_export.ExportRequest(...)")
-    request = factory()
+    try:
+        request = factory()
+    except EdgeseqError:
+        raise
+    # A user's factory can raise anything; --debug shows where.
+    except Exception as error:
+        raise UsageError(f"{source} failed: {type(error).__name__}: {error}") from error
     if not isinstance(request, ExportRequest):
         raise UsageError(f"{source} returned a {type(request).__name__}; return edgeseq_export.ExportRequest(model, inputs, axes)")
     return request
@@ -79,10 +87,8 @@ def _module_at(place: str) -> Any:
     path = Path(place)
     if path.suffix != ".py":
         sys.path.insert(0, str(Path.cwd()))
-        try:
+        with _import_errors(place):
             return importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            raise UsageError(f"can't import '{place}' ({error}); give module.path:factory or path/to/file.py:factory") from error
     if not path.is_file():
         raise UsageError(f"there is no file {path}; give module.path:factory or path/to/file.py:factory")
     sys.path.insert(0, str(path.parent.resolve()))
@@ -91,8 +97,20 @@ def _module_at(place: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    with _import_errors(place):
+        spec.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def _import_errors(place: str) -> Iterator[None]:
+    try:
+        yield
+    # Importing runs the user's code, which can raise anything; --debug shows where.
+    except Exception as error:
+        raise UsageError(
+            f"can't import '{place}' ({type(error).__name__}: {error}); give module.path:factory or path/to/file.py:factory"
+        ) from error
 
 
 def _summary(bundle: Bundle) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from edgeseq_export.cases import MORE_DRAWS, Oracle, reference_cases
 from edgeseq_export.graph import census, finish, input_specs
+from edgeseq_export.limits import Limit, require_no_decision
 from edgeseq_export.onnx_runner import OnnxRunner
 from edgeseq_export.postconditions import (
     FrozenAxis,
@@ -31,7 +33,7 @@ from edgeseq_export.subject import Subject, examine
 from edgeseq_export.tensorrt_rules import tensorrt_hazards
 from edgeseq_export.trace import Trace, trace
 from edgeseq_runtime.bundle import DEFAULT_GATES, FORMAT, CaseArrays, Manifest, pack_reference, write_bundle
-from edgeseq_runtime.errors import UnsupportedModule
+from edgeseq_runtime.errors import UnsupportedModule, UsageError
 from edgeseq_runtime.tensors import TensorSpec
 
 MODEL_MEMBER = "model.onnx"
@@ -62,12 +64,13 @@ def export(
 
     Args:
         model: any `nn.Module`; it is exported in eval mode and float32.
-        inputs: example inputs by the names of forward's arguments. They show shapes, dtypes and ranges; their values and the
-            sizes of their named axes do not matter. An integer input that holds sequence lengths is recognised by its reaching
-            `pack_padded_sequence` or by `len` in its name; it is int32 in the graph, and checked there to be in 1..T.
+        inputs: example inputs by the names of forward's arguments. They show shapes, dtypes and ranges; values are drawn anew. An
+            integer input that reaches `pack_padded_sequence` as it is, or whose name ends in `lengths` or `len`, holds sequence
+            lengths: it is int32 in the graph, and the runtime checks that its values are in 1..T.
         path: the `.edgeseq` file to write.
         axes: for each input a tuple with a name a dynamic axis and None a fixed one, such as
-            `{"x": ("T", "B", None), "lengths": ("B",)}`. The same name is the same size; `B` is the batch.
+            `{"x": ("T", "B", None), "lengths": ("B",)}`. The same name is the same size; `B` is the batch, every other name a
+            time axis.
         state: input that carries state -> output that continues it, such as `{"h": "h_out", "c": "c_out"}`.
         name: the model's name; its class' by default.
         outputs: names of forward's outputs, nested ones flattened in order; `y0`, `y1`, ... by default.
@@ -88,13 +91,14 @@ def export(
 
 def export_request(request: ExportRequest, path: str | PathLike[str]) -> Path:
     """`export` for a request."""
+    _require_writable(Path(path))
     with _turn, single_threaded():
         subject = examine(request)
         oracle = Oracle(subject)
         cases = reference_cases(subject, oracle)
-        graph, outputs = translate(subject, cases)
+        graph, outputs, limits = translate(subject, cases)
         data = serialise(graph)
-        cases, chunk = prove(graph, data, subject, oracle, outputs, cases)
+        cases, chunk = prove(graph, data, subject, oracle, outputs, cases, limits)
         manifest = describe(graph, subject, outputs, cases, chunk)
         written = write_bundle(path, manifest, {MODEL_MEMBER: data}, pack_reference(cases))
     for note in subject.notes:
@@ -102,8 +106,16 @@ def export_request(request: ExportRequest, path: str | PathLike[str]) -> Path:
     return written
 
 
-def translate(subject: Subject, cases: Sequence[CaseArrays]) -> tuple[ir.Model, tuple[TensorSpec, ...]]:
-    """The finished graph and its outputs, no size of the trace being frozen in it.
+def _require_writable(path: Path) -> None:
+    """Refuse a destination that can't be written before the work is done."""
+    folder = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        found = "it is a folder" if path.is_dir() else f"{folder} can't be written to"
+        raise UsageError(f"can't write the bundle {path}: {found}; name a file in a folder of yours")
+
+
+def translate(subject: Subject, cases: Sequence[CaseArrays]) -> tuple[ir.Model, tuple[TensorSpec, ...], tuple[Limit, ...]]:
+    """The finished graph, its outputs, and what its trace assumed of the sizes; none of the trace's sizes is frozen in it.
 
     Raises:
         UnsupportedModule: something in the module has no faithful graph.
@@ -118,30 +130,18 @@ def translate(subject: Subject, cases: Sequence[CaseArrays]) -> tuple[ir.Model, 
 
 def _translate_at(
     sizes: Mapping[str, int], subject: Subject, cases: Sequence[CaseArrays]
-) -> tuple[ir.Model, tuple[TensorSpec, ...]]:
+) -> tuple[ir.Model, tuple[TensorSpec, ...], tuple[Limit, ...]]:
     traced = trace(subject, sizes)
     outputs = output_specs(traced, subject, cases)
     graph = finish(traced, subject, outputs)
     require_nothing_frozen(graph, sizes)
-    return graph, outputs
+    return graph, outputs, traced.limits
 
 
 def output_specs(traced: Trace, subject: Subject, cases: Sequence[CaseArrays]) -> tuple[TensorSpec, ...]:
     """The outputs as the manifest declares them."""
-    specs = []
-    for name, shape in zip(subject.output_names, traced.output_shapes, strict=True):
-        observed = [case.float32[name].shape[1:] for case in cases]
-        dtype = str(cases[0].float32[name].dtype)
-        specs.append(TensorSpec(name, dtype, tuple(_size(size, p, observed) for p, size in enumerate(shape))))
-    return tuple(specs)
-
-
-def _size(declared: int | str, position: int, observed: Sequence[tuple[int, ...]]) -> int | str:
-    """A size that PyTorch computes from others and always finds the same (`5 * (T // (T // 2))`) is that number."""
-    if isinstance(declared, int) or declared.isidentifier():
-        return declared
-    found = {shape[position] for shape in observed}
-    return found.pop() if len(found) == 1 and len(observed) > 1 and not declared.startswith("max(") else declared
+    named = zip(subject.output_names, traced.output_shapes, strict=True)
+    return tuple(TensorSpec(name, str(cases[0].float32[name].dtype), shape) for name, shape in named)
 
 
 def serialise(graph: ir.Model) -> bytes:
@@ -160,6 +160,7 @@ def prove(
     oracle: Oracle,
     outputs: Sequence[TensorSpec],
     cases: tuple[CaseArrays, ...],
+    limits: Sequence[Limit],
 ) -> tuple[tuple[CaseArrays, ...], int]:
     """Check every further postcondition; the first broken one raises.
 
@@ -176,6 +177,7 @@ def prove(
     except UnequalOutput:
         cases = reference_cases(subject, oracle, MORE_DRAWS)
         require_equal(run, outputs, cases, gate)
+    require_no_decision(limits, run, subject, oracle, outputs, gate)
     return cases, require_chunks_equal(run, subject, oracle, outputs, gate)
 
 

@@ -14,12 +14,14 @@ from edgeseq_export.cases import DRAWS, Oracle
 from edgeseq_export.graph import IR_VERSION, all_nodes, census
 from edgeseq_export.onnx_runner import OnnxRunner
 from edgeseq_export.operators import OPSET
-from edgeseq_export.subject import BATCH, Subject
+from edgeseq_export.request import BATCH
+from edgeseq_export.subject import Subject
 from edgeseq_runtime.bundle import CaseArrays, Gate, judge
 from edgeseq_runtime.errors import PostconditionError
 from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
+TIME = "T"
 CHUNKS = (1, 3, 1, 4)  # in units of the smallest chunk that the module runs on
 
 
@@ -117,23 +119,29 @@ def _require_equal_output(spec: TensorSpec, results: Sequence[Array], case: Case
 def require_chunks_equal(run: OnnxRunner, subject: Subject, oracle: Oracle, outputs: Sequence[TensorSpec], gate: Gate) -> int:
     """Fed chunk by chunk, its states carried over, the graph gives what the module gives for the whole sequence.
 
-    Applies where there is state and one time axis.
+    Applies where there is state and a time axis: the only one, or of several the one called T; the others are given whole.
 
     Returns:
         The time steps that a chunk must be a multiple of: 1 where nothing in the module asks for more.
     """
     state = dict(subject.request.state or {})
     times = [axis for axis in subject.request.sizes() if axis != BATCH]
-    if not state or len(times) != 1:
+    if not state or not times:
         return 1
-    (T,) = times
-    chunks = _runnable_chunks(subject, oracle)
-    sizes = {axis: 2 if axis == BATCH else sum(chunks) for axis in subject.request.sizes()}
+    if len(times) > 1 and TIME not in times:
+        raise PostconditionError(
+            f"state={state} is given and the time axes are {times}: call the one that a stream runs along '{TIME}', so that "
+            "the state can be proved"
+        )
+    T = TIME if TIME in times else times[0]
+    chunks = _runnable_chunks(subject, oracle, T)
+    sizes = {**_chunk_sizes(subject), T: sum(chunks)}
     draw = subject.draws(seed=2000)
     inputs = [draw(sizes) for _ in range(DRAWS)]
     for x in inputs:
         for name, axis in subject.lengths.items():
-            x[name].fill_(sizes[axis])
+            if axis == T:
+                x[name].fill_(sizes[axis])
     float32, float64, chunked = [], [], []
     for x in inputs:
         float32.append(dict(zip(subject.output_names, oracle.float32(x), strict=True)))
@@ -154,14 +162,18 @@ def require_chunks_equal(run: OnnxRunner, subject: Subject, oracle: Oracle, outp
     return min(chunks)
 
 
-def _runnable_chunks(subject: Subject, oracle: Oracle) -> tuple[int, ...]:
+def _chunk_sizes(subject: Subject) -> dict[str, int]:
+    return {axis: 2 if axis == BATCH else 8 for axis in subject.request.sizes()}
+
+
+def _runnable_chunks(subject: Subject, oracle: Oracle, T: str) -> tuple[int, ...]:
     """Lengths of chunks that PyTorch runs the module on, alone and together."""
     failure: Exception | None = None
     for unit in (1, 2, 3, 4, 8):
         chunks = tuple(unit * steps for steps in CHUNKS)
         try:
             for steps in (*chunks, sum(chunks)):
-                oracle.float32(subject.draws()({axis: 2 if axis == BATCH else steps for axis in subject.request.sizes()}))
+                oracle.float32(subject.draws()({**_chunk_sizes(subject), T: steps}))
         # The user's forward can raise anything at a size that it was not written for.
         except Exception as error:
             failure = failure or error
@@ -181,7 +193,7 @@ def _run_chunks(
     start = 0
     for steps in chunks:
         chunk = {name: _slice(array, subject.kinds[name].axes, T, start, steps) for name, array in inputs.items()}
-        chunk.update({name: np.full_like(inputs[name], steps) for name in subject.lengths})
+        chunk.update({name: np.full_like(inputs[name], steps) for name, axis in subject.lengths.items() if axis == T})
         result = run({**chunk, **state})
         state = {source: result[target] for source, target in (subject.request.state or {}).items()}
         for name, value in result.items():

@@ -18,6 +18,7 @@ class PackCall(NamedTuple):
     """One call of `pack_padded_sequence`, or of a layer that takes lengths."""
 
     lengths: tuple[int, ...]
+    memory: int  # address of the lengths
     steps: int  # size of the padded time axis
 
 
@@ -39,14 +40,14 @@ class Recorder:
             lengths = kwargs.get("lengths", args[2] if len(args) > 2 else None)
             if isinstance(lengths, Tensor):
                 x = kwargs.get("x", args[0] if args else None)
-                self.packs.append(PackCall(tuple(lengths.tolist()), x.shape[0]))  # type: ignore[union-attr]
+                self.packs.append(PackCall(tuple(lengths.tolist()), lengths.data_ptr(), x.shape[0]))  # type: ignore[union-attr]
         return original(module, *args, **kwargs)
 
     def pack(
         self, original: Callable[..., Any], input: Tensor, lengths: Any, batch_first: bool, enforce_sorted: bool
     ) -> PackedSequence:
         if isinstance(lengths, Tensor):
-            self.packs.append(PackCall(tuple(lengths.tolist()), input.shape[1 if batch_first else 0]))
+            self.packs.append(PackCall(tuple(lengths.tolist()), lengths.data_ptr(), input.shape[1 if batch_first else 0]))
         self.sorted_only |= enforce_sorted
         packed: PackedSequence = original(input, lengths, batch_first, enforce_sorted)
         return packed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from edgeseq_runtime.errors import UnsupportedModule, UsageError
 
 AxisNames = tuple[str | None, ...]
+
+BATCH = "B"
 
 _DTYPES = {
     torch.float32: "float32",
@@ -145,14 +148,18 @@ def _require_state(request: ExportRequest) -> None:
             )
         if target not in request.outputs:
             raise UsageError(f"state names an output '{target}'; outputs are {list(request.outputs)}")
+        others = sorted({axis for axis in request.input_axes(source) if axis is not None} - {BATCH})
+        if others:
+            raise UsageError(
+                f"state input '{source}' has the dynamic axis {others}; a state varies with the batch alone, and the batch axis is "
+                f"called '{BATCH}': name it so in axes, for every input"
+            )
     if len(set(state.values())) != len(state):
         raise UsageError(f"state {dict(state)} continues two inputs by one output; give each its own")
     names = [*request.inputs, *(request.outputs or ())]
+    odd = [name for name in request.outputs or () if not re.fullmatch(r"[A-Za-z_][\w.\-]*", name)]
+    if odd:
+        raise UsageError(f"outputs {odd} are no names; use letters, digits, '_', '-' and '.', such as 'y'")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UsageError(f"names {repeated} are used twice; inputs and outputs need names of their own")
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """NumPy's name of a dtype."""
-    return _DTYPES[dtype]

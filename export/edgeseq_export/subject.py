@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ from edgeseq_export.draws import Draws, InputKind
 from edgeseq_export.interception import intercepted
 from edgeseq_export.recording import Recorder, loop_message
 from edgeseq_export.reference import evaluate, evaluation_copy
-from edgeseq_export.request import ExportRequest
+from edgeseq_export.request import BATCH, ExportRequest
 from edgeseq_runtime.errors import ExportError, UnsupportedModule, UsageError
 
-BATCH = "B"
+STEPS = 17  # sizes tried one after the other
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,14 @@ class Subject:
     dtypes: Mapping[str, torch.dtype]  # inputs as the module takes them
     lengths: Mapping[str, str]  # input that holds lengths -> time axis
     sorted_lengths: bool
+    shortest: int  # sequence that the module takes
     census: Mapping[str, int]  # recurrent nodes its forward calls for
     output_names: tuple[str, ...]
     trace_sizes: Mapping[str, int]
     other_trace_sizes: Mapping[str, int]
 
     def draws(self, seed: int = 0) -> Draws:
-        return Draws(self.kinds, sorted_lengths=self.sorted_lengths, seed=seed)
+        return Draws(self.kinds, sorted_lengths=self.sorted_lengths, seed=seed, shortest=self.shortest)
 
 
 def examine(request: ExportRequest) -> Subject:
@@ -66,15 +68,15 @@ def examine(request: ExportRequest) -> Subject:
             f"{type(model).__name__}.forward fails on the example inputs, in eval mode and float32: {type(error).__name__}: {error}"
         ) from error
     recorder.require_no_cell_loop()
-    lengths = _lengths_inputs(request, examples, recorder)
+    found = _lengths_inputs(request, examples, recorder)
     kinds = {
-        name: InputKind(
-            example.to(torch.int32).numpy() if name in lengths else example.numpy(), request.input_axes(name), lengths.get(name)
-        )
+        name: InputKind(example.to(torch.int32).numpy() if name in found else example.numpy(), request.input_axes(name), None)
         for name, example in examples.items()
     }
-    draws = Draws(kinds, sorted_lengths=recorder.sorted_only)
-    trace_sizes = _trace_sizes(request, model, draws, dtypes, calls)
+    lengths = _time_axes_of(found, request, model, kinds, dtypes, recorder)
+    kinds = {name: kind._replace(counts=lengths.get(name)) for name, kind in kinds.items()}
+    trace_sizes, shortest = _runnable_sizes(request, model, kinds, recorder.sorted_only, dtypes, calls)
+    draws = Draws(kinds, sorted_lengths=recorder.sorted_only, shortest=shortest)
     other_sizes = _trace_sizes(request, model, draws, dtypes, calls, avoid=set(trace_sizes.values()))
     return Subject(
         request=request,
@@ -84,6 +86,7 @@ def examine(request: ExportRequest) -> Subject:
         dtypes=dtypes,
         lengths=lengths,
         sorted_lengths=recorder.sorted_only,
+        shortest=shortest,
         census=dict(sorted(recorder.census.items())),
         output_names=_output_names(request, outputs),
         trace_sizes=trace_sizes,
@@ -116,20 +119,57 @@ def _outside_cells(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if name and id(module) not in inside)
 
 
-def _lengths_inputs(request: ExportRequest, examples: Mapping[str, Tensor], recorder: Recorder) -> dict[str, str]:
-    """Integer inputs of one dynamic axis whose values reached a packing call, or whose name says lengths."""
-    times = [axis for axis in request.sizes() if axis != BATCH]
-    found = {}
-    for name, example in examples.items():
-        if example.is_floating_point() or example.dtype == torch.bool or example.dim() > 1 or not times:
-            continue
-        packs = [pack for pack in recorder.packs if pack.lengths == tuple(example.reshape(-1).tolist())]
-        if packs:
-            fitting = [axis for axis in times if request.sizes()[axis] == packs[0].steps]
-            found[name] = fitting[0] if fitting else times[0]
-        elif "len" in name.lower() and request.input_axes(name) == (BATCH,):
-            found[name] = times[0]
+def _lengths_inputs(request: ExportRequest, examples: Mapping[str, Tensor], recorder: Recorder) -> dict[str, int | None]:
+    """Integer inputs that hold lengths, and the packing call they reached (None where only the name says lengths).
+
+    A packing call takes the input whose memory it was given; failing that, the only input that holds the same values.
+    """
+    candidates = {
+        name: example
+        for name, example in examples.items()
+        if not example.is_floating_point() and example.dtype != torch.bool and example.dim() <= 1
+    }
+    found: dict[str, int | None] = {}
+    for index, pack in enumerate(recorder.packs):
+        same = [name for name, example in candidates.items() if example.data_ptr() == pack.memory]
+        same = same or [name for name, e in candidates.items() if tuple(e.reshape(-1).tolist()) == pack.lengths]
+        if len(same) == 1:
+            found.setdefault(same[0], index)
+    for name, example in candidates.items():
+        longest = max(request.sizes().values())
+        if _NAMED_LENGTHS.search(name) and request.input_axes(name) == (BATCH,) and example.min() >= 1 and example.max() <= longest:
+            found.setdefault(name, None)
     return found
+
+
+_NAMED_LENGTHS = re.compile(r"(^|_)(len|lens|length|lengths)$", re.IGNORECASE)
+
+
+def _time_axes_of(
+    lengths: Mapping[str, int | None],
+    request: ExportRequest,
+    model: nn.Module,
+    kinds: Mapping[str, InputKind],
+    dtypes: Mapping[str, torch.dtype],
+    recorder: Recorder,
+) -> dict[str, str]:
+    """The axis that each lengths input counts: that of the sequence it was packed with, told apart at sizes that all differ."""
+    times = [axis for axis in request.sizes() if axis != BATCH]
+    if not lengths or not times:
+        return {}
+    if len(times) > 1 and any(index is not None for index in lengths.values()):
+        sizes = {axis: 3 if axis == BATCH else size for axis, size in zip(request.sizes(), (23, 29, 31, 37, 41, 43), strict=False)}
+        counted = {name: kind._replace(counts=times[0] if name in lengths else None) for name, kind in kinds.items()}
+        draws = Draws(counted, sorted_lengths=recorder.sorted_only)
+        try:
+            other, _, _ = _observe(model, draws(sizes, dict.fromkeys(times, min(sizes.values()))), dtypes)
+            steps = {size: axis for axis, size in sizes.items() if axis != BATCH}
+            return {n: steps.get(other.packs[i].steps, times[0]) if i is not None else times[0] for n, i in lengths.items()}
+        # The user's forward can raise anything at sizes that it was not written for; then the example has to tell.
+        except Exception:
+            pass
+    by_size = {size: axis for axis, size in reversed(request.sizes().items()) if axis != BATCH}
+    return {n: by_size.get(recorder.packs[i].steps, times[0]) if i is not None else times[0] for n, i in lengths.items()}
 
 
 def _output_names(request: ExportRequest, outputs: list[Tensor]) -> tuple[str, ...]:
@@ -137,7 +177,37 @@ def _output_names(request: ExportRequest, outputs: list[Tensor]) -> tuple[str, .
     if len(names) != len(outputs):
         shapes = [tuple(t.shape) for t in outputs]
         raise UsageError(f"outputs names {len(names)} tensors {names}; forward returns {len(outputs)}, of shapes {shapes}")
+    taken = sorted(set(names) & set(request.inputs))
+    if taken:
+        raise UsageError(f"outputs {taken} are called like inputs; name the outputs with outputs=(...)")
     return names
+
+
+def _runnable_sizes(
+    request: ExportRequest,
+    model: nn.Module,
+    kinds: Mapping[str, InputKind],
+    sorted_lengths: bool,
+    dtypes: Mapping[str, torch.dtype],
+    calls: Counter[str],
+) -> tuple[dict[str, int], int]:
+    """Sizes to trace at, and the shortest sequence that the module takes there: one, unless it shortens sequences itself."""
+    refusal: UnsupportedModule | None = None
+    for shortest in (1, 2, 4, 8) if any(kind.counts for kind in kinds.values()) else (1,):
+        draws = Draws(kinds, sorted_lengths=sorted_lengths, shortest=shortest)
+        try:
+            sizes = _trace_sizes(request, model, draws, dtypes, calls)
+            for _ in range(8):
+                evaluate(model, draws(sizes), dtypes)
+        except UnsupportedModule as error:
+            refusal = refusal or error
+        # The user's forward can raise anything on sequences as short as these.
+        except Exception as error:
+            refusal = refusal or UnsupportedModule(f"{type(model).__name__}.forward fails on short sequences: {error}")
+        else:
+            return sizes, shortest
+    assert refusal is not None
+    raise refusal
 
 
 def _trace_sizes(
@@ -157,12 +227,12 @@ def _trace_sizes(
     """
     taken = {size for t in (*model.parameters(), *model.buffers()) for size in t.shape}
     taken |= {size for t in request.inputs.values() for size in t.shape}
-    primes = (p for p in sympy.primerange(11, 10_000) if p not in taken and p not in avoid)
     axes = sorted(request.sizes(), key=lambda axis: axis != BATCH)
+    primes = (p for p in sympy.primerange(11, 10_000) if p not in taken and p not in avoid)
     wanted = dict(zip(axes, primes, strict=False))
     error: Exception | None = None
-    for step in range(16):
-        sizes = {axis: size if axis == BATCH else size + step for axis, size in wanted.items()}
+    for longer in longer_by(request):
+        sizes = {axis: size if axis == BATCH else size + longer.get(axis, 0) for axis, size in wanted.items()}
         try:
             _, found, _ = _observe(model, draws(sizes), dtypes)
         except ExportError:
@@ -177,6 +247,20 @@ def _trace_sizes(
         f"{type(model).__name__}.forward runs on the example ({request.sizes()}) and at no other size tried, such as {wanted}: "
         f"{type(error).__name__}: {error}. Leave the axes that can't vary out of axes (None), or mend forward"
     ) from error
+
+
+def longer_by(request: ExportRequest) -> Iterator[dict[str, int]]:
+    """What to add to a size of each time axis until the module runs: a few steps, then a growing share of the example's size.
+
+    A module may ask for an even size, or for more samples than one window holds.
+    """
+    times = {axis: size for axis, size in request.sizes().items() if axis != BATCH}
+    for share in (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1):
+        base = {axis: int(share * size) for axis, size in times.items()}
+        if share and max(base.values(), default=0) < STEPS:
+            continue
+        for step in range(STEPS):
+            yield {axis: size + step for axis, size in base.items()}
 
 
 def _require_same_calls(

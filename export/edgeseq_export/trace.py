@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from edgeseq_export.interception import intercepted
 from edgeseq_export.layer_weights import attach_weights
+from edgeseq_export.limits import Limit, limits_of
 from edgeseq_export.operators import OPSET, TRANSLATIONS
 from edgeseq_export.reference import flatten_outputs
 from edgeseq_export.subject import Subject
@@ -32,6 +33,7 @@ class Trace:
 
     model: ir.Model
     output_shapes: tuple[tuple[int | str, ...], ...]
+    limits: tuple[Limit, ...]  # what the trace assumed of the sizes
 
 
 def trace(subject: Subject, sizes: Mapping[str, int]) -> Trace:
@@ -52,7 +54,8 @@ def trace(subject: Subject, sizes: Mapping[str, int]) -> Trace:
                 program, dynamo=True, opset_version=OPSET, custom_translation_table=TRANSLATIONS, verbose=False
             )
     assert onnx_program is not None
-    return Trace(onnx_program.model, _output_shapes(program, subject))
+    names = _axis_symbols(program, subject)
+    return Trace(onnx_program.model, _output_shapes(program, names), limits_of(_guards(program), names))
 
 
 class _Positional(nn.Module):
@@ -74,8 +77,8 @@ def _prepared_copy(model: nn.Module) -> nn.Module:
     return duplicate
 
 
-def _output_shapes(program: ExportedProgram, subject: Subject) -> tuple[tuple[int | str, ...], ...]:
-    """Every output's sizes, the symbols replaced by the user's axis names."""
+def _axis_symbols(program: ExportedProgram, subject: Subject) -> dict[sympy.Symbol, sympy.Symbol]:
+    """The trace's symbols and the names they go by: the user's axes, and `max(lengths)` for padded sequences."""
     nodes = {node.name: node for node in program.graph.nodes}
     names: dict[sympy.Symbol, sympy.Symbol] = {}
     for name, kind in zip(program.graph_signature.user_inputs, subject.kinds.values(), strict=True):
@@ -86,12 +89,39 @@ def _output_shapes(program: ExportedProgram, subject: Subject) -> tuple[tuple[in
         source = _origin(node.args[1])
         counted = dict(zip(program.graph_signature.user_inputs, subject.kinds, strict=True)).get(source, source)
         names[node.meta["val"].shape[0].node.expr] = sympy.Symbol(f"max({counted})")
+    return names
+
+
+def _output_shapes(program: ExportedProgram, names: dict[sympy.Symbol, sympy.Symbol]) -> tuple[tuple[int | str, ...], ...]:
+    """Every output's sizes, the symbols replaced by the user's axis names."""
 
     def named(size: Any) -> int | str:
-        return _text(size.node.expr.xreplace(names)) if isinstance(size, torch.SymInt) else int(size)
+        if not isinstance(size, torch.SymInt):
+            return int(size)
+        expression = size.node.expr.xreplace(names)
+        constant = _constant(expression)
+        return _text(expression) if constant is None else constant
 
     outputs = program.graph.output_node().args[0]
     return tuple(tuple(named(size) for size in output.meta["val"].shape) for output in outputs)
+
+
+def _constant(expression: sympy.Expr) -> int | None:
+    """The number that a size always is (`5 * (T // (T // 2))` for even T); None where it varies."""
+    # Multiples of everything small, because a module may ask for divisible sizes.
+    values = {expression.xreplace({s: sympy.Integer(n) for s in expression.free_symbols}) for n in (5040, 55440, 720720)}
+    (value,) = values if len(values) == 1 else (None,)
+    return int(value) if isinstance(value, sympy.Integer) else None
+
+
+def _guards(program: ExportedProgram) -> Iterator[tuple[sympy.Basic, str]]:
+    """What the trace assumed of its symbols, and the line of code that made it."""
+    symbols = [size for node in program.graph.find_nodes(op="placeholder") for size in getattr(node.meta.get("val"), "shape", ())]
+    environments = {id(s.node.shape_env): s.node.shape_env for s in symbols if isinstance(s, torch.SymInt)}
+    for environment in environments.values():
+        for guard in environment.guards:
+            place = str(guard.sloc).strip("()")
+            yield guard.expr, "" if place.startswith("_") or ".py" not in place else place  # PyTorch's own code helps nobody
 
 
 def _origin(node: torch.fx.Node) -> str:

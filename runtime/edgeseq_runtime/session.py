@@ -75,7 +75,7 @@ class Session:
 
     def _with_state(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         interface = self.interface
-        if not interface.state or any(name in inputs for name in interface.state):
+        if not interface.state or not isinstance(inputs, Mapping) or any(name in inputs for name in interface.state):
             return inputs
         data, sizes = check_inputs(interface.data_inputs, inputs, interface.lengths)
         zeros = {spec.name: zeros_at(spec, sizes) for spec in interface.state_inputs}

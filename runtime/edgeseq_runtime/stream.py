@@ -45,7 +45,7 @@ class Stream:
 
     def __init__(self, model: OnnxRuntimeModel, interface: Interface, batch: int) -> None:
         _require_state(interface)
-        if batch < 1:
+        if not isinstance(batch, int) or batch < 1:
             raise StreamError(f"a stream of batch {batch} was asked for; give 1 or more")
         self.batch = batch
         self._model = model
@@ -136,7 +136,7 @@ class Stream:
 
     def _known_chunk(self, inputs: Mapping[str, Array]) -> Chunk | None:
         """The chunk for inputs that only repeat names, dtypes and shapes that have passed the full check before."""
-        if len(inputs) != len(self._names):
+        if not isinstance(inputs, Mapping) or len(inputs) != len(self._names):
             return None
         key: list[object] = []
         for name in self._names:
@@ -158,7 +158,7 @@ class Stream:
     def _checked_chunk(self, inputs: Mapping[str, Array]) -> Chunk:
         """The chunk for inputs never seen before, once everything about them has been checked."""
         interface = self._interface
-        carried = [name for name in inputs if name in interface.state]
+        carried = [name for name in inputs if name in interface.state] if isinstance(inputs, Mapping) else []
         if carried:
             raise InputError(f"the stream keeps {carried} itself; leave them out, or set stream.state before the step")
         checked, sizes = check_inputs(interface.data_inputs, inputs, interface.lengths)

@@ -42,8 +42,8 @@ def read_wav(path: str | PathLike[str]) -> Sound:
         with wave.open(str(path), "rb") as file:
             channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
             data = file.readframes(file.getnframes())
-    except (OSError, EOFError, wave.Error) as error:
-        raise UsageError(f"can't read {path} as PCM sound: {error or 'it ends too early'}") from error
+    except (OSError, EOFError, RuntimeError, wave.Error) as error:
+        raise UsageError(f"can't read {path} as PCM sound: {str(error) or 'it is damaged, or ends too early'}") from error
     if channels != 1:
         raise UsageError(f"{path} has {channels} channels; mix it down to one first (sox {path} -c 1 mono.wav)")
     if width not in (1, 2, 3, 4):

@@ -120,5 +120,8 @@ def write_bundle(path: str | PathLike[str], manifest: Manifest, models: Mapping[
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest_bytes = encode_manifest(msgspec.structs.replace(manifest, sha256=hashes))
     decode_manifest(manifest_bytes)
-    write_atomically(path, archive_bytes({MANIFEST: manifest_bytes, **members}))
+    try:
+        write_atomically(path, archive_bytes({MANIFEST: manifest_bytes, **members}))
+    except OSError as error:
+        raise UsageError(f"can't write the bundle {path}: {error.strerror or error}; nothing was written") from error
     return path

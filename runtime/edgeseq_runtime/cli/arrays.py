@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,19 @@ from edgeseq_runtime.interface import Interface
 from edgeseq_runtime.tensors import bind_sizes
 from edgeseq_runtime.tensors.spec import Array
 
+# What NumPy and zipfile raise on damaged, encrypted, oversized and foreign files.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 def read_npz(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file; nothing in it is executed.
@@ -25,9 +39,13 @@ def read_npz(path: Path) -> dict[str, Array]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise UsageError(f"can't read {path} as an .npz of plain arrays: {error}") from error
+            arrays = {name: file[name] for name in file.files}
+    except _UNREADABLE as error:
+        raise UsageError(f"can't read {path} as an .npz of plain arrays: {type(error).__name__}: {error}") from error
+    odd = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if odd:
+        raise UsageError(f"can't read {path} as an .npz of plain arrays: {odd} are none")
+    return arrays
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:

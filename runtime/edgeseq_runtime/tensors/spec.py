@@ -71,6 +71,8 @@ def check_inputs(
         InputError: a name is missing or unknown, a dtype, rank or size differs, or a length is outside 1..T.
     """
     lengths = lengths or {}
+    if not isinstance(arrays, Mapping) or not all(isinstance(name, str) for name in arrays):
+        raise InputError(f"inputs are a {type(arrays).__name__}; give a dict of numpy arrays by name: {[s.name for s in specs]}")
     names = [spec.name for spec in specs]
     if set(arrays) != set(names):
         missing = [name for name in names if name not in arrays]
@@ -83,7 +85,7 @@ def check_inputs(
     checked: dict[str, Array] = {}
     for spec in specs:
         array = arrays[spec.name]
-        if not isinstance(array, np.ndarray):
+        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
             raise InputError(f"input '{spec.name}' is a {type(array).__name__}; give a numpy array ({spec})")
         if spec.name not in lengths and array.dtype != spec.dtype:
             raise InputError(
