@@ -525,6 +525,27 @@ def test_two_lengths_of_equal_values_each_count_their_own_axis(tmp_path):
     assert manifest.lengths == {"x_lengths": "S", "z_lengths": "T"}
 
 
+def test_lengths_whose_axis_cannot_be_told_are_asked_for_and_not_guessed(tmp_path):
+    class ShortPair(nn.Module):
+        """Runs on at most ten steps, so the axes can't be told apart by trying longer ones."""
+
+        def __init__(self):
+            super().__init__()
+            self.source, self.target = nn.GRU(3, 4), nn.GRU(3, 4)
+            self.register_buffer("table", torch.randn(10, 1, 3))
+
+        def forward(self, x, z, x_lengths, z_lengths):
+            x, z = x + self.table[: x.shape[0]], z + self.table[: z.shape[0]]
+            h = self.source(pack_padded_sequence(x, x_lengths, enforce_sorted=False))[1]
+            return self.target(pack_padded_sequence(z, z_lengths, enforce_sorted=False), h)[1]
+
+    lengths = torch.tensor([7, 3])
+    inputs = {"x": torch.randn(7, 2, 3), "z": torch.randn(7, 2, 3), "x_lengths": lengths, "z_lengths": lengths.clone()}
+    axes = {"x": ("S", "B", None), "z": ("T", "B", None), "x_lengths": ("B",), "z_lengths": ("B",)}
+    with pytest.raises(UsageError, match="give an example in which their sizes differ"):
+        export(ShortPair(), inputs, tmp_path / "a.edgeseq", axes=axes)
+
+
 def test_an_index_that_equals_the_length_is_no_length(tmp_path):
     class Speaker(nn.Module):
         def __init__(self):

@@ -166,8 +166,12 @@ def _time_axes_of(
             steps = {size: axis for axis, size in sizes.items() if axis != BATCH}
             return {n: steps.get(other.packs[i].steps, times[0]) if i is not None else times[0] for n, i in lengths.items()}
         # The user's forward can raise anything at sizes that it was not written for; then the example has to tell.
-        except Exception:
-            pass
+        except Exception as error:
+            if len({request.sizes()[axis] for axis in times}) < len(times):
+                raise UsageError(
+                    f"axes {times} have the sizes {[request.sizes()[axis] for axis in times]} in the example, so which of them "
+                    f"{sorted(lengths)} count can't be told; give an example in which their sizes differ"
+                ) from error
     by_size = {size: axis for axis, size in reversed(request.sizes().items()) if axis != BATCH}
     return {n: by_size.get(recorder.packs[i].steps, times[0]) if i is not None else times[0] for n, i in lengths.items()}
 
