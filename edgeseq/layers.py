@@ -1,52 +1,145 @@
-"""Cells run over time: the one place that knows about direction, lengths and initial state."""
+"""Cells run over time: the one place that knows about direction, lengths, initial state, stacking and dropout."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edgeseq.cells import Cell, State
+from edgeseq.fused import fused_cell, run_fused
 
 
 class Recurrent(nn.Module):
-    """A cell run over time.
+    """One layer: a cell run over time, or two cells in opposite directions.
+
+    A cell that is PyTorch's own (`RNNCell`, `GRUCell`, `LSTMCell(squash="tanh", peepholes=False)`) runs in PyTorch's fused
+    kernels, every other step by step.
 
     Args:
         cell: the step.
-        reverse: run from the last step of each sequence to its first.
+        reverse: run it from the last step of each sequence to its first.
+        backward: a second cell, which runs from last to first beside the first one; the outputs are concatenated.
     """
 
-    def __init__(self, cell: Cell, *, reverse: bool = False) -> None:
+    def __init__(self, cell: Cell, *, reverse: bool = False, backward: Cell | None = None) -> None:
         super().__init__()
+        if reverse and backward is not None:
+            raise ValueError("reverse=True is for a single cell; with backward=... the first cell runs forward")
         self.cell = cell
+        self.backward = backward
         self.reverse = reverse
 
+    @property
+    def directions(self) -> tuple[tuple[Cell, bool], ...]:
+        """Each cell and whether it runs from last to first."""
+        forward = (self.cell, self.reverse)
+        return (forward,) if self.backward is None else (forward, (self.backward, True))
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of each state tensor without the batch, the forward cell's first."""
+        return tuple(shape for cell, _ in self.directions for shape in cell.state_shapes)
+
+    def initial_state(self, x: Tensor) -> State:
+        """The cells' initial states for the input x (T, B, ...)."""
+        return tuple(s for cell, _ in self.directions for s in cell.initial_state(x))
+
     def forward(self, x: Tensor, state: Sequence[Tensor] | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        """Run the cell over every time step.
+        """Run over every time step.
 
         Args:
             x: (T, B, I).
-            state: initial state, each (B, n); zeros where omitted.
+            state: initial state, each (B, ...) as `state_shapes`; the cells' own (zeros, mostly) where omitted.
             lengths: (B,) integers in 1..T. At and past a sequence's length the output is zero and the state stays; a reversed
-                layer begins at each sequence's own last step.
+                cell begins at each sequence's own last step.
 
         Returns:
-            y (T, B, O) and the state after the last step (the first, when reversed), each (B, n).
+            y (T, B, O), with two cells (T, B, O + O'), and the state after each cell's last step.
         """
-        T = x.shape[0]
-        projected = self.cell.project(x)  # (T, B, G)
-        current = self.cell.initial_state(x) if state is None else tuple(state)
-        outputs: list[Tensor] = [x] * T
-        for t in reversed(range(T)) if self.reverse else range(T):
-            following, y = self.cell.step(current, projected[t])
-            if lengths is not None:
-                live = (t < lengths).unsqueeze(-1)  # (B, 1)
-                following = tuple(torch.where(live, new, old) for new, old in zip(following, current, strict=True))
-                y = torch.where(live, y, torch.zeros_like(y))
-            current, outputs[t] = following, y
-        return torch.stack(outputs), current
+        initial = self.initial_state(x) if state is None else tuple(state)
+        if len(initial) != len(self.state_shapes):
+            raise ValueError(f"state has {len(initial)} tensors, the layer has {len(self.state_shapes)}: {self.state_shapes}")
+        outputs: list[Tensor] = []
+        ends: State = ()
+        for cell, reverse in self.directions:
+            own, initial = initial[: len(cell.state_shapes)], initial[len(cell.state_shapes) :]
+            y, end = run_over_time(cell, x, own, lengths, reverse=reverse)
+            outputs.append(y)
+            ends += end
+        return (torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]), ends
 
     def extra_repr(self) -> str:
         return "reverse=True" if self.reverse else ""
+
+
+def run_over_time(cell: Cell, x: Tensor, state: State, lengths: Tensor | None, *, reverse: bool) -> tuple[Tensor, State]:
+    """One cell over x (T, B, I) in one direction: outputs (T, B, O) and the last state."""
+    fused = fused_cell(cell)
+    if fused is not None:
+        return run_fused(fused, x, state, lengths, reverse=reverse)
+    T = x.shape[0]
+    projected = cell.project(x)  # (T, B, G)
+    outputs: list[Tensor] = [x] * T
+    for t in reversed(range(T)) if reverse else range(T):
+        following, y = cell.step(state, _at(projected, t))
+        if lengths is not None:
+            live = t < lengths  # (B,)
+            following = tuple(_where(live, new, old) for new, old in zip(following, state, strict=True))
+            y = _where(live, y, torch.zeros_like(y))
+        state, outputs[t] = following, y
+    return torch.stack(outputs), state
+
+
+def _at(projected: Any, t: int) -> Any:
+    """One time step of what `Cell.project` gave."""
+    return tuple(part[t] for part in projected) if isinstance(projected, tuple) else projected[t]
+
+
+def _where(live: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` for the live sequences (B,), `old` for the others; both (B, ...)."""
+    return torch.where(live.reshape(-1, *[1] * (new.dim() - 1)), new, old)
+
+
+class RecurrentStack(nn.Module):
+    """Layers on top of each other, each reading the one below, with dropout between them.
+
+    Args:
+        layers: from the input upwards.
+        dropout: share of features zeroed between two layers while training.
+    """
+
+    def __init__(self, *layers: Recurrent, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.dropout = dropout
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of each state tensor without the batch, the lowest layer's first."""
+        return tuple(shape for layer in self._each() for shape in layer.state_shapes)
+
+    def initial_state(self, x: Tensor) -> State:
+        """The layers' initial states for the input x (T, B, I), which says B, dtype and device."""
+        return tuple(s for layer in self._each() for s in layer.initial_state(x))
+
+    def forward(self, x: Tensor, state: Sequence[Tensor] | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """As `Recurrent.forward`; the state is that of every layer, the lowest first."""
+        remaining = self.initial_state(x) if state is None else tuple(state)
+        ends: State = ()
+        for number, layer in enumerate(self._each()):
+            if number and self.dropout:
+                x = F.dropout(x, self.dropout, self.training)
+            own, remaining = remaining[: len(layer.state_shapes)], remaining[len(layer.state_shapes) :]
+            x, end = layer(x, own, lengths)  # (T, B, O)
+            ends += end
+        return x, ends
+
+    def _each(self) -> Sequence[Recurrent]:
+        return list(self.layers)  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        return f"dropout={self.dropout}"

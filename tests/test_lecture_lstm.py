@@ -152,7 +152,7 @@ class LeakyCell(Cell):
 
     def __init__(self):
         super().__init__()
-        self.input_size, self.state_sizes = 3, (4,)
+        self.state_shapes = ((4,),)
         self.input, self.recurrent = nn.Linear(3, 4), nn.Linear(4, 4)
 
     def project(self, x):

@@ -1,45 +1,21 @@
-"""Recurrent cells as pure steps: state in, state out, one equation a line.
-
-A cell knows one time step. How it is run over time (direction, lengths, initial state) is `edgeseq.layers`' business.
-
-The step is split where the recurrence begins: `project` computes everything that does not depend on the state, for all time
-steps at once, and `step` computes the rest, one time step after the other.
-"""
+"""The long short-term memory."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-State = tuple[Tensor, ...]
+from edgeseq.cells.cell import Cell, State, uniform_by_hidden_size
 
-
-class Cell(nn.Module, ABC):
-    """One time step of a recurrence over a state of one or more tensors."""
-
-    input_size: int
-    state_sizes: tuple[int, ...]  # features of each state tensor
-
-    def initial_state(self, x: Tensor) -> State:
-        """Zeros of shape (B, n) for each of `state_sizes`, of the dtype and device of `x` (T, B, I)."""
-        _, B, _ = x.shape
-        return tuple(x.new_zeros(B, size) for size in self.state_sizes)
-
-    @abstractmethod
-    def project(self, x: Tensor) -> Tensor:
-        """What the step needs of the input alone: (..., I) -> (..., G)."""
-
-    @abstractmethod
-    def step(self, state: State, projected: Tensor) -> tuple[State, Tensor]:
-        """Next state and output (B, O) from the state and one projected time step (B, G)."""
-
-    def forward(self, state: State, x: Tensor) -> tuple[State, Tensor]:
-        """Next state and output (B, O) from the state and one input (B, I)."""
-        return self.step(state, self.project(x))
+SQUASHING: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "softsign": F.softsign,
+    "relu": torch.relu,
+}
 
 
 class LSTMCell(Cell):
@@ -63,17 +39,17 @@ class LSTMCell(Cell):
     Args:
         input_size: features I of the input.
         hidden_size: features H of the state and of the output.
-        squash: "sigmoid" (the book's) or "tanh" on the input.
+        squash: φ on the input: "sigmoid" (the book's), "tanh", "softsign" or "relu".
         peepholes: whether the gates see the internal state.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, squash: str = "sigmoid", peepholes: bool = True) -> None:
         super().__init__()
-        if squash not in ("sigmoid", "tanh"):
-            raise ValueError(f"squash is {squash!r}; choose 'sigmoid' or 'tanh'")
+        if squash not in SQUASHING:
+            raise ValueError(f"squash is {squash!r}; choose one of {', '.join(map(repr, SQUASHING))}")
         self.input_size = input_size
         self.hidden_size = hidden_size
-        self.state_sizes = (hidden_size, hidden_size)
+        self.state_shapes = ((hidden_size,), (hidden_size,))
         self.squash = squash
         self.weight_ih = nn.Parameter(torch.empty(4 * hidden_size, input_size))
         self.weight_hh = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
@@ -83,9 +59,7 @@ class LSTMCell(Cell):
 
     def reset_parameters(self) -> None:
         """Uniform in ±1/sqrt(H), as PyTorch's recurrent layers; forget bias 1 (Jozefowicz et al., 2015)."""
-        bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        uniform_by_hidden_size(self, self.hidden_size)
         with torch.no_grad():
             self.bias[self.hidden_size : 2 * self.hidden_size] = 1.0
 
@@ -100,8 +74,7 @@ class LSTMCell(Cell):
         if self.peephole is not None:
             i = i + self.peephole[0] * s
             f = f + self.peephole[1] * s
-        z = torch.sigmoid(z) if self.squash == "sigmoid" else torch.tanh(z)
-        s = torch.sigmoid(f) * s + torch.sigmoid(i) * z
+        s = torch.sigmoid(f) * s + torch.sigmoid(i) * SQUASHING[self.squash](z)
         if self.peephole is not None:
             o = o + self.peephole[2] * s
         h = torch.tanh(s) * torch.sigmoid(o)
