@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from edgeseq import Cell, LSTMCell, Recurrent
-from edgeseq_export.gates import onnx_biases, onnx_peepholes, onnx_weights
+from edgeseq import Recurrent
+from edgeseq_export.gates import onnx_biases, onnx_weights
+from edgeseq_export.native_cells import native_directions, native_node
 
 
 def attach_weights(model: nn.Module) -> None:
     """Register `onnx_W`, `onnx_R`, `onnx_b` (and `onnx_P`) on every layer and cell that becomes a native node.
 
-    In a stack the names end in the layer's number. The buffers hold the values the weights have now: a parametrised weight is a
-    constant of the graph. Layers that share weights share one initializer in the end, which is made by content.
+    The names end in the number of the layer in a stack, and of the node in `edgeseq.Recurrent`. The buffers hold the values the
+    weights have now: a parametrised weight is a constant of the graph. Layers that share weights share one initializer in the
+    end, which is made by content.
     """
     for module in model.modules():
         if isinstance(module, nn.RNNBase) and not getattr(module, "proj_size", 0):
@@ -23,15 +24,8 @@ def attach_weights(model: nn.Module) -> None:
                 _attach(module, [f"_l{layer}", f"_l{layer}_reverse"][: directions(module)], str(layer))
         elif isinstance(module, nn.RNNCellBase):
             _attach(module, [""], "")
-        elif isinstance(module, Recurrent) and (cell := native_cell(module.cell)) is not None:
-            _attach_lstm_cell(module, cell)
-
-
-def native_cell(cell: Cell) -> LSTMCell | None:
-    """The cell where ONNX has a node for its equations; None where it has not, or a subclass changes them."""
-    if isinstance(cell, LSTMCell) and (type(cell).step, type(cell).project) == (LSTMCell.step, LSTMCell.project):
-        return cell
-    return None
+        elif isinstance(module, Recurrent):
+            _attach_cells(module)
 
 
 def operator_of(module: nn.Module) -> str:
@@ -61,10 +55,10 @@ def _attach(module: nn.RNNBase | nn.RNNCellBase, suffixes: Sequence[str], number
         register("onnx_b", onnx_biases(operator, of("bias_ih"), of("bias_hh")))
 
 
-def _attach_lstm_cell(module: Recurrent, cell: LSTMCell) -> None:
-    bias = cell.bias.detach()
-    module.register_buffer("onnx_W", onnx_weights("LSTM", [cell.weight_ih.detach()]), persistent=False)
-    module.register_buffer("onnx_R", onnx_weights("LSTM", [cell.weight_hh.detach()]), persistent=False)
-    module.register_buffer("onnx_b", onnx_biases("LSTM", [bias], [torch.zeros_like(bias)]), persistent=False)
-    peephole = None if cell.peephole is None else onnx_peepholes(cell.peephole.detach())
-    module.register_buffer("onnx_P", peephole, persistent=False)
+def _attach_cells(module: Recurrent) -> None:
+    for number, cells in enumerate(native_directions(module)):
+        if cells is None:
+            continue
+        node = native_node(cells, reverse=module.directions[number][1])
+        for name in ("W", "R", "b", "P"):
+            module.register_buffer(f"onnx_{name}{number}", getattr(node, name), persistent=False)

@@ -25,7 +25,7 @@ torch.library.define(
 )
 torch.library.define(
     "edgeseq::gru",
-    "(Tensor x, Tensor W, Tensor R, Tensor? b, Tensor? lengths, Tensor? h0, str direction) -> (Tensor, Tensor)",
+    "(Tensor x, Tensor W, Tensor R, Tensor? b, Tensor? lengths, Tensor? h0, str direction, bool reset_after) -> (Tensor, Tensor)",
 )
 torch.library.define(
     "edgeseq::rnn",
@@ -81,10 +81,10 @@ def _lstm_node(
     return _merge_directions(y, D), h_n, c_n
 
 
-def _gru_node(x: Any, W: Any, R: Any, b: Any, lengths: Any, h0: Any, direction: str) -> Any:
+def _gru_node(x: Any, W: Any, R: Any, b: Any, lengths: Any, h0: Any, direction: str, reset_after: bool) -> Any:
     D, _, H = R.shape
     # PyTorch applies the reset gate after the recurrent product (cuDNN's form), which ONNX calls linear_before_reset.
-    y, h_n = _op.GRU(x, W, R, b, lengths, h0, direction=direction, hidden_size=H, linear_before_reset=1)
+    y, h_n = _op.GRU(x, W, R, b, lengths, h0, direction=direction, hidden_size=H, linear_before_reset=int(reset_after))
     return _merge_directions(y, D), h_n
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from edgeseq import Recurrent
-from edgeseq_export.layer_weights import directions, native_cell, operator_of
+from edgeseq_export.layer_weights import directions, operator_of
+from edgeseq_export.native_cells import native_directions
 from edgeseq_runtime.errors import UnsupportedModule
 
 
@@ -30,6 +31,7 @@ class Recorder:
         self.census: Counter[str] = Counter()
         self.packs: list[PackCall] = []
         self.cell_calls: Counter[str] = Counter()
+        self._inside_layer = False  # of edgeseq
         self.sorted_only = False  # some packing call refuses unsorted lengths
 
     def layer(self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -41,12 +43,21 @@ class Recorder:
             if isinstance(lengths, Tensor):
                 x = kwargs.get("x", args[0] if args else None)
                 self.packs.append(PackCall(tuple(lengths.tolist()), lengths.data_ptr(), x.shape[0]))  # type: ignore[union-attr]
+            return self._within(original, module, *args, **kwargs)
         return original(module, *args, **kwargs)
+
+    def _within(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a layer whose own packing is no call of the user's."""
+        outer, self._inside_layer = self._inside_layer, True
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self._inside_layer = outer
 
     def pack(
         self, original: Callable[..., Any], input: Tensor, lengths: Any, batch_first: bool, enforce_sorted: bool
     ) -> PackedSequence:
-        if isinstance(lengths, Tensor):
+        if isinstance(lengths, Tensor) and not self._inside_layer:
             self.packs.append(PackCall(tuple(lengths.tolist()), lengths.data_ptr(), input.shape[1 if batch_first else 0]))
         self.sorted_only |= enforce_sorted
         packed: PackedSequence = original(input, lengths, batch_first, enforce_sorted)
@@ -69,7 +80,7 @@ class Recorder:
 def recurrent_nodes(module: nn.Module) -> Counter[str]:
     """The ONNX nodes that one call of a recurrent layer becomes."""
     if isinstance(module, Recurrent):
-        return Counter({"Scan" if native_cell(module.cell) is None else "LSTM": 1})
+        return Counter("Scan" if cells is None else cells[0].operator for cells in native_directions(module))
     if not isinstance(module, nn.RNNBase):
         return Counter({operator_of(module): 1})
     if getattr(module, "proj_size", 0):

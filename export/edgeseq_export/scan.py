@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 
 State = tuple[Tensor, ...]
-Step = Callable[[State, Tensor], tuple[State, Tensor]]
+Step = Callable[[State, Any], tuple[State, Tensor]]
 
 
 def scan_over_time(
-    step: Step, state: Sequence[Tensor], projected: Tensor, lengths: Tensor | None, *, reverse: bool
+    step: Step, state: Sequence[Tensor], projected: Any, lengths: Tensor | None, *, reverse: bool
 ) -> tuple[Tensor, State]:
-    """Outputs (T, B, O) and the last state of `step` over `projected` (T, B, G).
+    """Outputs (T, B, ...) and the last state of `step` over `projected`: (T, B, G), or a tuple of such tensors.
 
     With `lengths` (B,), a step at or past a sequence's length leaves the state and gives zeros. Scanned backwards, a
     sequence's first live step is therefore its own last one, from the initial state, and nothing needs to be flipped by hand.
     """
-    T = projected.shape[0]
-    sequences = [projected]
+    parts = projected if isinstance(projected, tuple) else (projected,)
+    T = parts[0].shape[0]
+    sequences = list(parts)
     if lengths is not None:
-        steps = torch.arange(T, device=projected.device)
+        steps = torch.arange(T, device=parts[0].device)
         sequences.append((steps[:, None] < lengths[None, :]).unsqueeze(-1))  # (T, B, 1)
 
     def body(carried: list[Tensor], inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        following, y = step(tuple(carried), inputs[0])
+        now = tuple(inputs[: len(parts)])
+        following, y = step(tuple(carried), now if isinstance(projected, tuple) else now[0])
         if lengths is not None:
-            live = inputs[1]
-            y = torch.where(live, y, 0.0)
-            following = tuple(torch.where(live, new, old) for new, old in zip(following, carried, strict=True))
-        # The scan operator refuses an output that is also a carried state.
-        return list(following), [y.clone()]
+            live = inputs[-1]
+            y = torch.where(_shaped(live, y), y, 0.0 if y.is_floating_point() else 0)
+            following = tuple(torch.where(_shaped(live, new), new, old) for new, old in zip(following, carried, strict=True))
+        # The scan operator refuses an output that is also a carried state, and a carried state that is not contiguous.
+        return [s.contiguous() for s in following], [y.clone()]
 
     last, (outputs,) = scan(body, [s.contiguous() for s in state], sequences, dim=0, reverse=reverse)
     return outputs, tuple(last)
+
+
+def _shaped(live: Tensor, like: Tensor) -> Tensor:
+    """The mask (B, 1) with as many axes as `like` (B, ...)."""
+    if like.dim() == 1:
+        return live.squeeze(-1)
+    return live.reshape(-1, *[1] * (like.dim() - 1)) if like.dim() > 2 else live

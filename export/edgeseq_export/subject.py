@@ -115,7 +115,8 @@ def _observe(
 
 def _outside_cells(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Submodules but those of cells, which `edgeseq.Recurrent` may call as often as there are steps."""
-    inside = {id(part) for layer in model.modules() if isinstance(layer, Recurrent) for part in layer.cell.modules()}
+    layers = [layer for layer in model.modules() if isinstance(layer, Recurrent)]
+    inside = {id(part) for layer in layers for cell, _ in layer.directions for part in cell.modules()}
     return ((name, module) for name, module in model.named_modules() if name and id(module) not in inside)
 
 

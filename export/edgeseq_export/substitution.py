@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from edgeseq import Recurrent
-from edgeseq_export.layer_weights import directions, native_cell, operator_of
+from edgeseq_export.layer_weights import directions, operator_of
+from edgeseq_export.recurrent_layer import run_recurrent
 from edgeseq_export.scan import State, scan_over_time
 from edgeseq_runtime.errors import UnsupportedModule
 
@@ -32,7 +33,7 @@ class Substitution:
         if isinstance(module, nn.RNNCellBase):
             return _run_cell(module, *args, **kwargs)
         assert isinstance(module, Recurrent)
-        return _run_recurrent(module, *args, **kwargs)
+        return run_recurrent(module, *args, **kwargs)
 
     def pack(
         self, original: Callable[..., Any], input: Tensor, lengths: Any, batch_first: bool, enforce_sorted: bool
@@ -135,7 +136,7 @@ def _native_node(
     if operator == "LSTM":
         outputs = ops.lstm(x, W, R, b, lengths, h0, c0, None, direction, ["Sigmoid", "Tanh", "Tanh"] * D)
     elif operator == "GRU":
-        outputs = ops.gru(x, W, R, b, lengths, h0, direction)
+        outputs = ops.gru(x, W, R, b, lengths, h0, direction, True)
     else:
         outputs = ops.rnn(x, W, R, b, lengths, h0, direction, {"tanh": "Tanh", "relu": "Relu"}[module.nonlinearity])  # type: ignore[index]
     return tuple(outputs)
@@ -180,30 +181,6 @@ def _run_cell(module: nn.RNNCellBase, input: Tensor, hx: Any = None) -> Any:
     _, *ends = _native_node(module, x, weights, None, states, "forward")
     ends = [s.squeeze(0).squeeze(0) if unbatched else s.squeeze(0) for s in ends]
     return tuple(ends) if isinstance(module, nn.LSTMCell) else ends[0]
-
-
-def _run_recurrent(
-    module: Recurrent, x: Tensor, state: Sequence[Tensor] | None = None, lengths: Tensor | None = None
-) -> tuple[Tensor, State]:
-    """`edgeseq.Recurrent`: its cell's native node where ONNX has one, one Scan otherwise."""
-    cell = native_cell(module.cell)
-    if cell is None:
-        initial = module.cell.initial_state(x) if state is None else state
-        return scan_over_time(module.cell.step, initial, module.cell.project(x), lengths, reverse=module.reverse)
-    h0, c0 = (None, None) if state is None else (s.unsqueeze(0) for s in state)
-    y, h_n, c_n = ops.lstm(
-        x,
-        module.onnx_W,
-        module.onnx_R,
-        module.onnx_b,
-        None if lengths is None else lengths.to(torch.int32),
-        h0,
-        c0,
-        module.onnx_P,
-        "reverse" if module.reverse else "forward",
-        ["Sigmoid", cell.squash.capitalize(), "Tanh"],
-    )
-    return y, (h_n.squeeze(0), c_n.squeeze(0))
 
 
 def _as_states(hx: Any) -> list[Tensor] | None:

@@ -1,0 +1,250 @@
+"""Cells run over time: fused against step by step, directions, stacking; and what each layer is exported as."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import edgeseq_runtime
+from edgeseq import Cell, GRUCell, LSTMCell, Recurrent, RecurrentStack, RNNCell
+from edgeseq.fused import fused_cell
+from edgeseq_export import export
+
+FEATURES, H = 3, 4
+OWN = {
+    "rnn": lambda: RNNCell(FEATURES, H),
+    "rnn-relu": lambda: RNNCell(FEATURES, H, nonlinearity="relu"),
+    "gru": lambda: GRUCell(FEATURES, H),
+    "lstm": lambda: LSTMCell(FEATURES, H, squash="tanh", peepholes=False),
+}
+TORCH = {
+    "rnn": lambda: nn.RNN(FEATURES, H),
+    "rnn-relu": lambda: nn.RNN(FEATURES, H, nonlinearity="relu"),
+    "gru": lambda: nn.GRU(FEATURES, H),
+    "lstm": lambda: nn.LSTM(FEATURES, H),
+}
+NATIVE = OWN | {
+    "gru-reset-before": lambda: GRUCell(FEATURES, H, reset_after=False),
+    "lecture-lstm": lambda: LSTMCell(FEATURES, H),
+    "lstm-softsign": lambda: LSTMCell(FEATURES, H, squash="softsign"),
+    "lstm-relu": lambda: LSTMCell(FEATURES, H, squash="relu", peepholes=False),
+}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def numpy_step(cell, state, x):
+    """The equations of the simple RNN and of both GRUs, one sequence, float64."""
+    W, U, b = (getattr(cell, n).detach().numpy().astype(np.float64) for n in ("weight_hh", "weight_ih", "bias"))
+    (h,) = state
+    if isinstance(cell, RNNCell):
+        a = b + W @ h + U @ x
+        h = np.tanh(a) if cell.nonlinearity == "tanh" else np.maximum(a, 0)
+        return (h,), h
+    (W_r, W_z, W_n), (U_r, U_z, U_n), (b_r, b_z, b_n) = np.split(W, 3), np.split(U, 3), np.split(b, 3)
+    r, z = sigmoid(b_r + U_r @ x + W_r @ h), sigmoid(b_z + U_z @ x + W_z @ h)
+    if cell.reset_after:
+        n = np.tanh(b_n + U_n @ x + r * (W_n @ h + cell.bias_hn.detach().numpy()))
+    else:
+        n = np.tanh(b_n + U_n @ x + W_n @ (r * h))
+    h = z * h + (1 - z) * n
+    return (h,), h
+
+
+def by_hand(step, x, state, lengths, reverse):
+    """A cell over time, one sequence and one step at a time: y (T, B, H) and the last states."""
+    T, B, _ = x.shape
+    y, ends = np.zeros((T, B, H)), [s.copy() for s in state]
+    for n in range(B):
+        own = tuple(s[n] for s in state)
+        for t in reversed(range(lengths[n])) if reverse else range(lengths[n]):
+            own, y[t, n] = step(own, x[t, n])
+        for end, s in zip(ends, own, strict=True):
+            end[n] = s
+    return y, ends
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", ["rnn", "rnn-relu", "gru", "gru-reset-before"])
+def test_simple_and_gated_cells_are_their_equations(name, reverse):
+    cell = NATIVE[name]().double()
+    random = np.random.default_rng(0)
+    x, h = random.standard_normal((6, 3, FEATURES)), random.standard_normal((3, H))
+    lengths = np.array([6, 1, 4])
+    y, (end,) = Recurrent(cell, reverse=reverse)(torch.from_numpy(x), [torch.from_numpy(h)], torch.from_numpy(lengths))
+    expected, (expected_end,) = by_hand(lambda s, x: numpy_step(cell, s, x), x, [h], lengths, reverse)
+    np.testing.assert_allclose(y.detach().numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(end.detach().numpy(), expected_end, atol=1e-12)
+
+
+class Unfused(Cell):
+    """The same cell under another class, so that nothing recognises it as PyTorch's own."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.inner, self.state_shapes = cell, cell.state_shapes
+
+    def project(self, x):
+        return self.inner.project(x)
+
+    def step(self, state, projected):
+        return self.inner.step(state, projected)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [None, torch.tensor([2, 6, 4])])
+@pytest.mark.parametrize("name", OWN)
+def test_fused_kernels_compute_the_steps_and_their_gradients(name, lengths, reverse):
+    cell = OWN[name]().double()
+    assert fused_cell(cell) is not None
+    assert fused_cell(Unfused(cell)) is None
+    x = torch.randn(6, 3, FEATURES, dtype=torch.float64, requires_grad=True)
+    state = tuple(torch.randn(3, *shape, dtype=torch.float64, requires_grad=True) for shape in cell.state_shapes)
+    results = []
+    for layer in (Recurrent(cell, reverse=reverse), Recurrent(Unfused(cell), reverse=reverse)):
+        y, ends = layer(x, state, lengths)
+        weight = torch.arange(y.numel(), dtype=y.dtype).reshape(y.shape).sin()
+        loss = (y * weight).sum() + sum((end**2).sum() for end in ends)
+        results.append([y, *ends, *torch.autograd.grad(loss, [x, *state, *cell.parameters()])])
+    for fused, stepped in zip(*results, strict=True):
+        torch.testing.assert_close(fused, stepped)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_cells_of_pytorchs_own_are_pytorchs_layers(name):
+    cell, layer = OWN[name](), TORCH[name]()
+    with torch.no_grad():
+        layer.weight_ih_l0.copy_(cell.weight_ih)
+        layer.weight_hh_l0.copy_(cell.weight_hh)
+        layer.bias_ih_l0.copy_(cell.bias)
+        layer.bias_hh_l0.zero_()
+        if name == "gru":
+            layer.bias_hh_l0[2 * H :] = cell.bias_hn
+    x = torch.randn(6, 3, FEATURES)
+    torch.testing.assert_close(Recurrent(cell)(x)[0], layer(x)[0])
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_gradients_of_the_step(name):
+    cell = NATIVE[name]().double()
+    state = tuple(torch.randn(2, *shape, dtype=torch.float64, requires_grad=True) for shape in cell.state_shapes)
+    x = torch.randn(2, FEATURES, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *state: cell(state, x)[0], (x, *state))
+
+
+def test_a_subclass_with_equations_of_its_own_is_neither_fused_nor_native():
+    class Doubled(GRUCell):
+        def step(self, state, projected):
+            return super().step(state, 2 * projected)
+
+    cell, x = Doubled(FEATURES, H), torch.randn(5, 2, FEATURES)
+    y, _ = Recurrent(cell)(x)
+    expected, _ = by_hand(
+        lambda s, x: numpy_step_doubled(cell, s, x), x.numpy().astype(np.float64), [np.zeros((2, H))], [5, 5], reverse=False
+    )
+    np.testing.assert_allclose(y.detach().numpy(), expected, atol=1e-6)
+
+
+def numpy_step_doubled(cell, state, x):
+    twice = GRUCell(FEATURES, H)
+    twice.load_state_dict(cell.state_dict())
+    with torch.no_grad():
+        twice.weight_ih.mul_(2)
+        twice.bias.mul_(2)
+    return numpy_step(twice, state, x)
+
+
+def test_a_stack_drops_out_between_its_layers_only_while_training():
+    stack = RecurrentStack(Recurrent(GRUCell(FEATURES, H)), Recurrent(GRUCell(H, H)), dropout=0.5)
+    x = torch.randn(6, 3, FEATURES)
+    lower, _ = stack.layers[0](x)
+    assert torch.equal(stack.eval()(x)[0], stack.layers[1](lower)[0])
+    torch.manual_seed(0)
+    dropped = stack.train()(x)[0]
+    torch.manual_seed(0)
+    assert torch.equal(dropped, stack.layers[1](nn.functional.dropout(lower, 0.5))[0])
+
+
+def test_a_state_of_another_layer_is_refused():
+    with pytest.raises(ValueError, match="state has 1 tensors, the layer has 2"):
+        Recurrent(GRUCell(FEATURES, H), backward=GRUCell(FEATURES, H))(torch.randn(4, 2, FEATURES), [torch.zeros(2, H)])
+    with pytest.raises(ValueError, match="single cell"):
+        Recurrent(GRUCell(FEATURES, H), reverse=True, backward=GRUCell(FEATURES, H))
+
+
+class Layers(nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x, lengths):
+        y, ends = self.layers(x, None, lengths)
+        return y, *ends
+
+
+def exported(layers, path):
+    export(
+        Layers(layers),
+        {"x": torch.randn(5, 3, FEATURES), "lengths": torch.tensor([5, 2, 4])},
+        path,
+        axes={"x": ("T", "B", None), "lengths": ("B",)},
+    )
+    return edgeseq_runtime.open_bundle(path).manifest.census
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_two_directions_of_a_native_cell_are_one_node(name, tmp_path):
+    census = exported(Recurrent(NATIVE[name](), backward=NATIVE[name]()), tmp_path / "two.edgeseq")
+    assert list(census.values()) == [1]
+    assert "Scan" not in census
+    assert edgeseq_runtime.measure_parity(tmp_path / "two.edgeseq").passed
+
+
+def test_directions_that_no_node_holds_together_are_two_nodes(tmp_path):
+    assert exported(Recurrent(RNNCell(FEATURES, H), backward=GRUCell(FEATURES, H)), tmp_path / "a.edgeseq") == {"RNN": 1, "GRU": 1}
+    mixed = Recurrent(Unfused(GRUCell(FEATURES, H)), backward=LSTMCell(FEATURES, 5))
+    assert exported(mixed, tmp_path / "b.edgeseq") == {"Scan": 1, "LSTM": 1}
+
+
+def test_a_stack_is_a_node_a_layer(tmp_path):
+    stack = RecurrentStack(
+        Recurrent(GRUCell(FEATURES, H), backward=GRUCell(FEATURES, H)), Recurrent(LSTMCell(2 * H, 5), reverse=True), dropout=0.5
+    )
+    assert exported(stack, tmp_path / "stack.edgeseq") == {"GRU": 1, "LSTM": 1}
+
+
+class Counting(Cell):
+    """A state of three axes, a projection of two parts, an initial state that is no zero, an integer output."""
+
+    def __init__(self):
+        super().__init__()
+        self.state_shapes = ((2, H), (1,))
+        self.input = nn.Linear(FEATURES, H)
+
+    def initial_state(self, x):
+        memory, count = super().initial_state(x)
+        return memory + 0.5, count
+
+    def project(self, x):
+        return self.input(x), x.sum(-1, keepdim=True)
+
+    def step(self, state, projected):
+        memory, count = state
+        row, total = projected
+        memory = torch.stack([torch.tanh(memory[:, 1] + row), 0.5 * memory[:, 0]], dim=1)
+        return (memory, count + total), (memory.sum((1, 2)) * 100).round().long()
+
+
+def test_states_and_outputs_of_any_shape_are_exported(tmp_path):
+    census = exported(Recurrent(Counting()), tmp_path / "counting.edgeseq")
+    assert census == {"Scan": 1}
+    session = edgeseq_runtime.load(tmp_path / "counting.edgeseq")
+    assert [(spec.dtype, spec.shape) for spec in session.outputs] == [
+        ("int64", ("T", "B")),
+        ("float32", ("B", 2, H)),
+        ("float32", ("B", 1)),
+    ]
