@@ -1,0 +1,1 @@
+"""The systems of the recurrent-networks lecture (*Deep Learning*, chapter 10), one module a system."""
