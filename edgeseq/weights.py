@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -55,15 +56,20 @@ def load_weights(module: nn.Module, path: str | PathLike[str]) -> None:
         WeightsError: unreadable, or names or shapes differ; the module is then left as it was.
     """
     weights = read_weights(path)
-    expected = module.state_dict()
-    problems = [f"missing {name}" for name in expected.keys() - weights.keys()]
-    problems += [f"unknown {name}" for name in weights.keys() - expected.keys()]
-    problems += [
-        f"{name} is {tuple(weights[name].shape)} and should be {tuple(expected[name].shape)}"
-        for name in expected.keys() & weights.keys()
-        if weights[name].shape != expected[name].shape
-    ]
+    problems = misfits(weights, module.state_dict())
     if problems:
-        shown = "; ".join(sorted(problems)[:5]) + ("; ..." if len(problems) > 5 else "")
+        shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
         raise WeightsError(f"{path} does not fit {type(module).__name__}: {shown}")
     module.load_state_dict(weights)
+
+
+def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What keeps the tensors `found` from being those `expected`: names and shapes, in both directions."""
+    problems = [f"missing {name}" for name in expected.keys() - found.keys()]
+    problems += [f"unknown {name}" for name in found.keys() - expected.keys()]
+    problems += [
+        f"{name} is {tuple(found[name].shape)} and should be {tuple(expected[name].shape)}"
+        for name in expected.keys() & found.keys()
+        if found[name].shape != expected[name].shape
+    ]
+    return sorted(problems)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-NOT_ON_A_BOARD = ("torch", "onnx", "onnxscript", "onnx_ir", "edgeseq", "edgeseq_export")
+NOT_ON_A_BOARD = ("torch", "onnx", "onnxscript", "onnx_ir", "edgeseq", "edgeseq_export", "edgeseq_recipes")
 
 PRELUDE = """
 import sys

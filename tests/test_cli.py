@@ -60,7 +60,7 @@ def program(*arguments, **environment):
 def test_version_and_help():
     assert edgeseq("--version").stdout == f"edgeseq {version('edgeseq')}\n"
     listed = edgeseq("--help").stdout
-    for command in ("inspect", "devices", "plan", "run", "parity", "bench", "export"):
+    for command in ("inspect", "devices", "plan", "run", "parity", "bench", "export", "train"):
         assert f"  {command} " in listed
 
 

@@ -20,6 +20,7 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 SOURCES = {
     "edgeseq": "edgeseq",
     "export/edgeseq_export": "edgeseq_export",
+    "recipes/edgeseq_recipes": "edgeseq_recipes",
     "runtime/edgeseq_runtime": "edgeseq_runtime",
     "devices": "edgeseq_runtime.devices",
 }
@@ -73,13 +74,14 @@ def test_the_wheel_holds_every_module_and_every_profile(wheel):
         for file in (ROOT / folder).iterdir():
             if file.suffix in (".py", ".toml") or file.name == "py.typed":
                 assert f"{name.replace('.', '/')}/{file.name}" in inside
-    assert not [name for name in inside if name.startswith(("tests/", "export/", "runtime/", "devices/", "examples/"))]
+    assert not [name for name in inside if name.startswith(("tests/", "export/", "recipes/", "runtime/", "devices/", "examples/"))]
 
 
 def test_the_wheel_brings_the_program_and_keeps_pytorch_out(wheel):
     text = {Path(name).name: wheel.read(name).decode() for name in wheel.namelist() if ".dist-info/" in name}
     assert "edgeseq = edgeseq_runtime.cli.main:main" in text["entry_points.txt"]
     assert "export = edgeseq_export.command:main" in text["entry_points.txt"]
+    assert "train = edgeseq_recipes.command:main" in text["entry_points.txt"]
     assert "pytorch = edgeseq_export.bench_peer:load_pytorch" in text["entry_points.txt"]
     required = [line for line in text["METADATA"].splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert required

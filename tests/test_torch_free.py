@@ -74,7 +74,7 @@ print(*sorted({{name.split(".")[0] for name in sys.modules}} - set(sys.stdlib_mo
     assert heavy <= {"numpy", "msgspec", "safetensors", "tomli", "typing_extensions"}
 
 
-@pytest.mark.parametrize("command", ["export"])
+@pytest.mark.parametrize("command", ["export", "train"])
 def test_commands_that_need_pytorch_say_which_extra_brings_it(command):
     done = run_python(f"from edgeseq_runtime.cli.main import app\napp([{command!r}, 'a', '--b'])")
     assert done.returncode == 2
@@ -86,6 +86,7 @@ def test_help_lists_them_without_loading_them():
     done = run_python("from edgeseq_runtime.cli.main import app\napp(['--help'])")
     assert done.returncode == 0
     assert "export" in done.stdout
+    assert "train" in done.stdout
 
 
 def test_without_an_exporter_the_pytorch_bench_says_which_extra_brings_it(tmp_path):

@@ -17,7 +17,10 @@ from edgeseq_runtime.errors import UsageError
 
 GROUP = "edgeseq.commands"
 # Commands of this project that an extra brings. They are always listed, and say which one where it is missing.
-EXTRAS = {"export": ("export", "Export a PyTorch module to a bundle.")}
+EXTRAS = {
+    "export": ("export", "Export a PyTorch module to a bundle."),
+    "train": ("train", "Train a recipe of the lecture, measure its claim and export it."),
+}
 
 
 def add_plugin_commands(app: typer.Typer) -> None:
