@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from edgeseq.cells import Cell, GRUCell, LSTMCell, RNNCell, State
+from edgeseq.cells import Cell, GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell, State
 
 
 class FusedCell(NamedTuple):
     """A cell as PyTorch's fused layers take it."""
 
     layer: Callable[..., tuple[Tensor, ...]]  # torch.lstm, torch.gru, torch.rnn_tanh or torch.rnn_relu
-    weights: tuple[Tensor, Tensor, Tensor, Tensor]  # W_ih, W_hh, b_ih, b_hh, gates in PyTorch's order
+    weights: tuple[Tensor, ...]  # W_ih, W_hh, b_ih, b_hh, gates in PyTorch's order; W_hr where the output is projected
 
 
 def fused_cell(cell: Cell) -> FusedCell | None:
@@ -29,6 +29,8 @@ def fused_cell(cell: Cell) -> FusedCell | None:
         if cell.squash != "tanh" or cell.peephole is not None:
             return None
         return FusedCell(torch.lstm, (cell.weight_ih, cell.weight_hh, cell.bias, torch.zeros_like(cell.bias)))
+    if isinstance(cell, ProjectedLSTMCell) and equations == (ProjectedLSTMCell.project, ProjectedLSTMCell.step):
+        return FusedCell(torch.lstm, (cell.weight_ih, cell.weight_hh, cell.bias, torch.zeros_like(cell.bias), cell.weight_hr))
     if isinstance(cell, GRUCell) and equations == (GRUCell.project, GRUCell.step) and cell.bias_hn is not None:
         hidden_bias = torch.cat([torch.zeros_like(cell.bias[: 2 * cell.hidden_size]), cell.bias_hn])
         return FusedCell(torch.gru, (cell.weight_ih, cell.weight_hh, cell.bias, hidden_bias))

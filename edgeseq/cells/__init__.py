@@ -1,8 +1,24 @@
 """Recurrent cells as pure steps that read like their equations."""
 
 from edgeseq.cells.cell import Cell, State
+from edgeseq.cells.coupled import CoupledLSTMCell
 from edgeseq.cells.gru import GRUCell
+from edgeseq.cells.independent import IndRNNCell
+from edgeseq.cells.layer_norm import LayerNormLSTMCell
 from edgeseq.cells.lstm import LSTMCell
+from edgeseq.cells.minimal import MinimalGatedCell
+from edgeseq.cells.projected import ProjectedLSTMCell
 from edgeseq.cells.simple import RNNCell
 
-__all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell", "State"]
+__all__ = [
+    "Cell",
+    "CoupledLSTMCell",
+    "GRUCell",
+    "IndRNNCell",
+    "LSTMCell",
+    "LayerNormLSTMCell",
+    "MinimalGatedCell",
+    "ProjectedLSTMCell",
+    "RNNCell",
+    "State",
+]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from edgeseq import Cell, GRUCell, LSTMCell, Recurrent, RNNCell
+from edgeseq import Cell, CoupledLSTMCell, GRUCell, IndRNNCell, LSTMCell, MinimalGatedCell, Recurrent, RNNCell
 from edgeseq_export.gates import onnx_biases, onnx_peepholes, onnx_weights
 
 
@@ -102,4 +102,39 @@ def _lstm(cell: LSTMCell) -> NativeCell:
     return NativeCell("LSTM", *weights, activations=("Sigmoid", cell.squash.capitalize(), "Tanh"), peephole=peephole)
 
 
-_FORMS: dict[type[Cell], Callable[[Any], NativeCell | None]] = {RNNCell: _rnn, GRUCell: _gru, LSTMCell: _lstm}
+def _coupled(cell: CoupledLSTMCell) -> NativeCell:
+    # The input gate is 1 - σ(a) = σ(-a) of the forget gate's a. ONNX's `input_forget` says the same, and TensorRT can't read it.
+    def gates(stacked: Tensor) -> Tensor:
+        f, z, o = stacked.detach().chunk(3)
+        return torch.cat([-f, f, z, o])
+
+    bias = gates(cell.bias)
+    weights = gates(cell.weight_ih), gates(cell.weight_hh), bias, torch.zeros_like(bias)
+    return NativeCell("LSTM", *weights, activations=("Sigmoid", "Tanh", "Tanh"))
+
+
+def _minimal(cell: MinimalGatedCell) -> NativeCell:
+    # A GRU with reset gate f and update gate 1 - f = σ(-a), which keeps the old state where f is 0.
+    def gates(stacked: Tensor) -> Tensor:
+        f, n = stacked.detach().chunk(2)
+        return torch.cat([f, -f, n])
+
+    bias = gates(cell.bias)
+    weights = gates(cell.weight_ih), gates(cell.weight_hh), bias, torch.zeros_like(bias)
+    return NativeCell("GRU", *weights, activations=("Sigmoid", "Tanh"), reset_after=False)
+
+
+def _independent(cell: IndRNNCell) -> NativeCell:
+    bias = cell.bias.detach()
+    weights = cell.weight_ih.detach(), torch.diag(cell.weight_hh.detach()), bias, torch.zeros_like(bias)
+    return NativeCell("RNN", *weights, activations=("Relu",))
+
+
+_FORMS: dict[type[Cell], Callable[[Any], NativeCell | None]] = {
+    RNNCell: _rnn,
+    GRUCell: _gru,
+    LSTMCell: _lstm,
+    CoupledLSTMCell: _coupled,
+    MinimalGatedCell: _minimal,
+    IndRNNCell: _independent,
+}
