@@ -2,6 +2,7 @@
 
 from edgeseq.cells.cell import Cell, State
 from edgeseq.cells.coupled import CoupledLSTMCell
+from edgeseq.cells.deep import DeepTransitionCell
 from edgeseq.cells.gru import GRUCell
 from edgeseq.cells.independent import IndRNNCell
 from edgeseq.cells.layer_norm import LayerNormLSTMCell
@@ -13,6 +14,7 @@ from edgeseq.cells.simple import RNNCell
 __all__ = [
     "Cell",
     "CoupledLSTMCell",
+    "DeepTransitionCell",
     "GRUCell",
     "IndRNNCell",
     "LSTMCell",
