@@ -82,10 +82,10 @@ def run_over_time(cell: Cell, x: Tensor, state: State, lengths: Tensor | None, *
     if fused is not None:
         return run_fused(fused, x, state, lengths, reverse=reverse)
     T = x.shape[0]
-    projected = cell.project(x)  # (T, B, G)
+    steps = _steps(cell.project(x))
     outputs: list[Tensor] = [x] * T
     for t in reversed(range(T)) if reverse else range(T):
-        following, y = cell.step(state, _at(projected, t))
+        following, y = cell.step(state, steps[t])
         if lengths is not None:
             live = t < lengths  # (B,)
             following = tuple(_where(live, new, old) for new, old in zip(following, state, strict=True))
@@ -94,9 +94,12 @@ def run_over_time(cell: Cell, x: Tensor, state: State, lengths: Tensor | None, *
     return torch.stack(outputs), state
 
 
-def _at(projected: Any, t: int) -> Any:
-    """One time step of what `Cell.project` gave."""
-    return tuple(part[t] for part in projected) if isinstance(projected, tuple) else projected[t]
+def _steps(projected: Any) -> Sequence[Any]:
+    """What `Cell.project` gave, one time step after the other."""
+    # The gradient of unbind is one stack; that of indexing would be a tensor of all T steps for each of them.
+    if isinstance(projected, tuple):
+        return list(zip(*(part.unbind(0) for part in projected), strict=True))
+    return projected.unbind(0)  # type: ignore[no-any-return]
 
 
 def _where(live: Tensor, new: Tensor, old: Tensor) -> Tensor:

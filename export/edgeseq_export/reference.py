@@ -85,7 +85,19 @@ class _Float64(TorchFunctionMode):
 
 
 def _promoted(values: Any) -> Any:
-    return pytree.tree_map_only(Tensor, lambda t: t.double() if t.dtype == torch.float32 else t, values)
+    """The same values, float32 tensors in float64. Every operation passes here: what is no tensor is left without a look inside."""
+    if isinstance(values, Tensor):
+        return values.double() if values.dtype == torch.float32 else values
+    if type(values) in (tuple, list):
+        return type(values)([_promoted(value) for value in values])
+    if type(values) is dict:
+        return {key: _promoted(value) for key, value in values.items()}
+    if values is None or isinstance(values, _PLAIN):
+        return values
+    return pytree.tree_map_only(Tensor, _promoted, values)
+
+
+_PLAIN = (bool, int, float, str, slice, torch.dtype, torch.Size)
 
 
 def flatten_outputs(outputs: Any) -> list[Tensor]:
