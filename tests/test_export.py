@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import edgeseq_runtime
+from edgeseq import GRUCell, Recurrent
 from edgeseq_export import ExportNotice, export
 from edgeseq_runtime.errors import ExportError, InputError, UnsupportedModule, UsageError
 
@@ -79,6 +80,23 @@ def test_a_loop_of_one_step_in_the_example_is_still_refused(tmp_path):
     case = next(c for c in LOOP_CASES if c.id == "loop-LSTMCell")
     with pytest.raises(UnsupportedModule, match="called 1 times at sizes"):
         export(case.module(), case.inputs({"T": 1, "B": 2}), tmp_path / "x.edgeseq", axes=case.axes)
+
+
+class LoopOverALayersCell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = Recurrent(GRUCell(6, 8))
+
+    def forward(self, x):
+        state = self.layer.initial_state(x)
+        for t in range(x.shape[0]):
+            state, y = self.layer.cell(state, x[t])
+        return y
+
+
+def test_a_loop_over_the_cell_of_a_layer_is_refused(tmp_path):
+    with pytest.raises(UnsupportedModule, match=r"module 'layer\.cell' is called 5 times at sizes.*loop"):
+        export(LoopOverALayersCell(), {"x": torch.randn(5, 2, 6)}, tmp_path / "x.edgeseq", axes={"x": ("T", "B", None)})
 
 
 def test_the_users_module_is_left_exactly_as_it_was(tmp_path):

@@ -31,7 +31,7 @@ class Recorder:
         self.census: Counter[str] = Counter()
         self.packs: list[PackCall] = []
         self.cell_calls: Counter[str] = Counter()
-        self._inside_layer = False  # of edgeseq
+        self.inside_layer = False  # of edgeseq
         self.sorted_only = False  # some packing call refuses unsorted lengths
 
     def layer(self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -48,16 +48,16 @@ class Recorder:
 
     def _within(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a layer whose own packing is no call of the user's."""
-        outer, self._inside_layer = self._inside_layer, True
+        outer, self.inside_layer = self.inside_layer, True
         try:
             return original(*args, **kwargs)
         finally:
-            self._inside_layer = outer
+            self.inside_layer = outer
 
     def pack(
         self, original: Callable[..., Any], input: Tensor, lengths: Any, batch_first: bool, enforce_sorted: bool
     ) -> PackedSequence:
-        if isinstance(lengths, Tensor) and not self._inside_layer:
+        if isinstance(lengths, Tensor) and not self.inside_layer:
             self.packs.append(PackCall(tuple(lengths.tolist()), lengths.data_ptr(), input.shape[1 if batch_first else 0]))
         self.sorted_only |= enforce_sorted
         packed: PackedSequence = original(input, lengths, batch_first, enforce_sorted)

@@ -11,7 +11,6 @@ import sympy
 import torch
 from torch import Tensor, nn
 
-from edgeseq import Recurrent
 from edgeseq_export.draws import Draws, InputKind
 from edgeseq_export.interception import intercepted
 from edgeseq_export.recording import Recorder, loop_message
@@ -100,9 +99,11 @@ def _observe(
     """One ordinary run: what the recorder saw, how often each module was called, and the outputs."""
     recorder = Recorder(model)
     calls: Counter[str] = Counter()
+    # Inside `edgeseq.Recurrent` a module may be called as often as there are steps: it is in the Scan's body once.
     hooks = [
-        module.register_forward_pre_hook(lambda _module, _args, name=name: calls.update([name]))
-        for name, module in _outside_cells(model)
+        module.register_forward_pre_hook(lambda _module, _args, name=name: calls.update([] if recorder.inside_layer else [name]))
+        for name, module in model.named_modules()
+        if name
     ]
     try:
         with intercepted(recorder):
@@ -111,13 +112,6 @@ def _observe(
         for hook in hooks:
             hook.remove()
     return recorder, calls, outputs
-
-
-def _outside_cells(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Submodules but those of cells, which `edgeseq.Recurrent` may call as often as there are steps."""
-    layers = [layer for layer in model.modules() if isinstance(layer, Recurrent)]
-    inside = {id(part) for layer in layers for cell, _ in layer.directions for part in cell.modules()}
-    return ((name, module) for name, module in model.named_modules() if name and id(module) not in inside)
 
 
 def _lengths_inputs(request: ExportRequest, examples: Mapping[str, Tensor], recorder: Recorder) -> dict[str, int | None]:
