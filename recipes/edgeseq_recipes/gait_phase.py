@@ -1,0 +1,233 @@
+"""The phase of the gait from a sensor at the hip: trained on the vendor's recordings, measured beside the vendor's edge models."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeseq.training import Schedule
+from edgeseq_export import ExportNotice, export_request
+from edgeseq_recipes.gait_data import HELD_OUT, RATE, Array, Recording, angular_error, read_test, read_training, squared_error
+from edgeseq_recipes.gait_network import LEAD, GaitNetwork, streaming_request
+from edgeseq_recipes.gait_vendor import RECORDED, VALIDATED, WINDOW, VendorModel, vendor_scaling
+from edgeseq_recipes.gait_windows import Windows
+from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_most
+from edgeseq_recipes.run import Run
+from edgeseq_runtime import Session, load
+
+SETTLED = 60  # rows of a training window that are not learned from: the state starts at zero
+STEPS = 1500
+STRETCH = (3200, 4400)  # rows that are drawn: a stop and a start
+
+# Which of our outputs each vendor's model is compared with, and how many rows ahead that is.
+HORIZONS = {"now": (RECORDED, 0), "ahead": (VALIDATED, LEAD)}
+Phases = dict[str, Array]  # by output: (rows, 2) sin and cos
+
+
+def run(run: Run) -> Findings:
+    """Train on all recordings but one, stop by that one, and stream the test file through the exported bundle."""
+    recordings, test = read_training(), read_test()
+    vendor = {name: VendorModel(name, vendor_scaling(recordings)) for name in (RECORDED, VALIDATED)}
+    network = trained_network(run, recordings)
+    session = exported_session(network, run.folder)
+    rows = scored_rows(test, every=run.pick(1, 8))
+    ours, theirs = our_phases(session, test, rows), vendor_phases(vendor, test, rows)
+    held_out = recordings[HELD_OUT]
+    held_rows = scored_rows(held_out, every=run.pick(10, 60))
+    ours_held, theirs_held = our_phases(session, held_out, held_rows), vendor_phases(vendor, held_out, held_rows)
+    latencies = measured_latencies(session, vendor, test, rounds=run.pick(40, 5))
+    draw(run, test, rows, ours, theirs)
+    return Findings(
+        measures=(
+            *error_measures("test file", test, rows, ours, theirs, highest=run.pick(1.0, 3.0)),
+            *angle_measures("test file", test, rows, ours, theirs),
+            *error_measures("held-out walk", held_out, held_rows, ours_held, theirs_held, highest=run.pick(1.0, 15.0)),
+            *latency_measures(latencies),
+        ),
+        graphs=(streaming_request(network),),
+        caption=(
+            "The hip angle, and the phase that follows it, where a walker stops and starts again; below, how many rows of the "
+            "test file are within an angle of the phase, for our network and for the vendor's edge model of the same task."
+        ),
+    )
+
+
+def trained_network(run: Run, recordings: Mapping[str, Recording]) -> GaitNetwork:
+    """The network, trained without the held-out recording and kept where its error on that one is least."""
+    learned = [recording for name, recording in recordings.items() if name != HELD_OUT]
+    signal = np.concatenate([recording.signal for recording in learned])
+    network = GaitNetwork(
+        torch.tensor(signal.mean(axis=0), dtype=torch.float32), torch.tensor(signal.std(axis=0), dtype=torch.float32)
+    )
+    windows = Windows(learned, LEAD)
+    steps, batch = run.pick((400, 32), (200, 8))
+
+    def loss(generator: torch.Generator) -> Tensor:
+        x, now, ahead = windows.draw(generator, steps, batch)  # (T, B, 2) each
+        found_now, found_ahead, _, _ = network(x, *network.start(batch))
+        off = torch.cat([found_now - now, found_ahead - ahead], dim=-1)[SETTLED:]  # (T - SETTLED, B, 4)
+        return off.square().mean()
+
+    held_out = recordings[HELD_OUT]
+    rows = scored_rows(held_out, every=1)[: run.pick(None, 3000)]
+
+    def score() -> float:
+        found = network_phases(network, held_out.signal[: rows[-1] + 1], rows)
+        return sum(squared_error(found[name], held_out.phase[rows + lead]) for name, (_, lead) in HORIZONS.items())
+
+    schedule = Schedule(
+        steps=run.pick(STEPS, 50), learning_rate=run.pick(4e-3, 1e-2), decay="cosine", evaluate_every=run.pick(150, 50)
+    )
+    run.fit("gait-phase", network, loss, schedule, score=score)
+    return network
+
+
+def exported_session(network: GaitNetwork, folder: Path) -> Session:
+    """The network as what runs on a device: a bundle, opened on one thread of the CPU."""
+    path = folder / "gait-phase.edgeseq"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExportNotice)
+        export_request(streaming_request(network), path)
+    return load(path, device="cpu", threads=1)
+
+
+def scored_rows(recording: Recording, every: int) -> Array:
+    """The rows that are compared: from the first with a whole window, to the last whose phase `LEAD` rows ahead is known."""
+    return np.arange(WINDOW - 1, len(recording) - LEAD, every)
+
+
+def network_phases(network: GaitNetwork, signal: Array, rows: Array) -> Phases:
+    x = torch.tensor(signal, dtype=torch.float32)[:, None]  # (T, 1, 2)
+    now, ahead, _, _ = network(x, *network.start(1))
+    return {"now": now[rows, 0].numpy(), "ahead": ahead[rows, 0].numpy()}
+
+
+def our_phases(session: Session, recording: Recording, rows: Array) -> Phases:
+    """Streamed sample by sample from the first row on."""
+    stream = session.stream()
+    samples = recording.signal.astype(np.float32)[:, None, None]  # (N, 1, 1, 2)
+    found = [stream.step({"x": sample}) for sample in samples]
+    return {name: np.stack([found[row][name][0, 0] for row in rows]) for name in HORIZONS}
+
+
+def vendor_phases(vendor: Mapping[str, VendorModel], recording: Recording, rows: Array) -> Phases:
+    return {output: vendor[name].phases(recording.signal, rows) for output, (name, _) in HORIZONS.items()}
+
+
+def error_measures(where: str, recording: Recording, rows: Array, ours: Phases, theirs: Phases, *, highest: float) -> list[Measure]:
+    """The vendor's own measure, as the ratio that is wanted and in figures, for each horizon."""
+    measures = []
+    for output, (_, lead) in HORIZONS.items():
+        true = recording.phase[rows + lead]
+        mine, other = squared_error(ours[output], true), squared_error(theirs[output], true)
+        task = f"{where}, phase {output}: squared error"
+        measures += [
+            Measure(f"{task}, ours / vendor's", mine / other, at_most(highest)),
+            Measure(f"{task}, ours", mine),
+            Measure(f"{task}, vendor's", other),
+        ]
+    return measures
+
+
+def angle_measures(where: str, recording: Recording, rows: Array, ours: Phases, theirs: Phases) -> list[Measure]:
+    """Mean angle off; 3.6 degrees are 1 % of a gait cycle."""
+    return [
+        Measure(
+            f"{where}, phase {output}: mean degrees off, {who}",
+            float(angular_error(phases[output], recording.phase[rows + lead]).mean()),
+        )
+        for output, (_, lead) in HORIZONS.items()
+        for who, phases in (("ours", ours), ("vendor's", theirs))
+    ]
+
+
+def measured_latencies(
+    session: Session, vendor: Mapping[str, VendorModel], test: Recording, *, rounds: int, calls: int = 50
+) -> dict[str, list[float]]:
+    """Median microseconds a sample in each round; all candidates take turns within a round.
+
+    Ours is all of a step: checks, copies, normalisation. The vendor's is setting the input, invoking and reading the output:
+    scaling and keeping the window are left out.
+    """
+    stream = session.stream()
+    samples = test.signal.astype(np.float32)[:, None, None]
+    windows = next(iter(vendor.values())).windows(test.signal)
+    candidates: dict[str, tuple[Callable[[Array], object], Array]] = {
+        "ours": (lambda sample: stream.step({"x": sample}), samples),
+        **{name: (model.predict, windows) for name, model in vendor.items()},
+    }
+    timed: dict[str, list[float]] = {name: [] for name in candidates}
+    for start in range(rounds):
+        for name, (call, inputs) in candidates.items():
+            timed[name].append(_median_time(call, inputs[start * calls : (start + 1) * calls]))
+    return timed
+
+
+def _median_time(call: Callable[[Array], object], inputs: Array) -> float:
+    times = []
+    for value in inputs:
+        began = time.perf_counter()
+        call(value)
+        times.append(time.perf_counter() - began)
+    return 1e6 * median(times)
+
+
+def latency_measures(latencies: Mapping[str, Sequence[float]]) -> list[Measure]:
+    """The ratio, round by round, for each of the vendor's models; then the microseconds."""
+    ours = latencies["ours"]
+    measures = [Measure("microseconds a sample, ours", median(ours))]
+    for output, (name, _) in HORIZONS.items():
+        ratio = median(mine / other for mine, other in zip(ours, latencies[name], strict=True))
+        measures += [
+            Measure(f"time a sample, ours / vendor's of phase {output}", ratio, at_most(1.0)),
+            Measure(f"microseconds a sample, vendor's of phase {output}", median(latencies[name])),
+        ]
+    return measures
+
+
+def draw(run: Run, test: Recording, rows: Array, ours: Phases, theirs: Phases) -> None:
+    """A stretch with a stop and a start, and the distribution of the errors."""
+    shown = rows[(rows >= STRETCH[0]) & (rows < STRETCH[1])]
+    at = np.searchsorted(rows, shown)
+    with run.figure("gait-phase", nrows=3, figsize=(9, 7.5)) as (_, (top, middle, bottom)):
+        top.plot(shown / RATE, test.signal[shown, 0], color="black")
+        top.set(ylabel="hip angle (rad)", title="test file: a stop and a start")
+        for label, phase, style in (
+            ("reference", test.phase[shown], {"color": "0.7", "linewidth": 4}),
+            ("vendor's", theirs["now"][at], {"color": "tab:orange"}),
+            ("ours", ours["now"][at], {"color": "tab:blue"}),
+        ):
+            middle.plot(shown / RATE, _degrees(phase), label=label, **style)
+        middle.set(ylabel="phase now (degrees)", xlabel="seconds", yticks=(-180, -90, 0, 90, 180))
+        middle.legend(loc="lower left", ncols=3)
+        for output, (_, lead) in HORIZONS.items():
+            for label, phases, colour in (("vendor's", theirs, "tab:orange"), ("ours", ours, "tab:blue")):
+                errors = np.sort(angular_error(phases[output], test.phase[rows + lead]))
+                share = np.linspace(0, 100, len(errors))
+                bottom.plot(errors, share, color=colour, linestyle="--" if lead else "-", label=f"{label}, {output}")
+        bottom.set(xlabel="angle off (degrees)", ylabel="% of rows within", xlim=(0, 90), ylim=(0, 100))
+        bottom.legend(loc="lower right")
+
+
+def _degrees(phase: Array) -> Array:
+    """Of (N, 2) sin and cos; a gap where the cycle begins anew, so that no line is drawn there."""
+    degrees: Array = np.degrees(np.arctan2(phase[:, 0], phase[:, 1]))
+    degrees[1:][np.abs(np.diff(degrees)) > 180] = np.nan
+    return degrees
+
+
+RECIPE = Recipe(
+    name="gait-phase",
+    row="sensor",
+    title="A real sensor task, end to end",
+    claim="A small convolution and GRU that carry their state beat an edge model that runs a window anew at every sample.",
+    exported_as="streaming graph",
+    run=run,
+)
