@@ -5,13 +5,13 @@ from edgeseq.models.conditional import IndependentOutputsRNN, SequenceConditione
 from edgeseq.models.deep import DeepTransitionRNN, HierarchicalRNN
 from edgeseq.models.encoder_decoder import (
     AttentionDecoder,
-    AttentionStep,
+    AttentionGraph,
     Decoder,
     Encoder,
     EncoderDecoder,
     EncoderGraph,
     FixedContextDecoder,
-    FixedContextStep,
+    FixedContextGraph,
 )
 from edgeseq.models.graphical import AutoregressiveRNN, FixedWindowModel
 from edgeseq.models.grid import GridClassifier, GridRNN
@@ -19,7 +19,7 @@ from edgeseq.models.memory import NeuralTuringMachine, StreamingMachine
 
 __all__ = [
     "AttentionDecoder",
-    "AttentionStep",
+    "AttentionGraph",
     "AutoregressiveRNN",
     "BidirectionalRNN",
     "Decoder",
@@ -28,7 +28,7 @@ __all__ = [
     "EncoderDecoder",
     "EncoderGraph",
     "FixedContextDecoder",
-    "FixedContextStep",
+    "FixedContextGraph",
     "FixedWindowModel",
     "GridClassifier",
     "GridRNN",
