@@ -7,8 +7,10 @@ from edgeseq.cells.gru import GRUCell
 from edgeseq.cells.independent import IndRNNCell
 from edgeseq.cells.layer_norm import LayerNormLSTMCell
 from edgeseq.cells.lstm import LSTMCell
+from edgeseq.cells.memory import NTMCell
 from edgeseq.cells.minimal import MinimalGatedCell
 from edgeseq.cells.projected import ProjectedLSTMCell
+from edgeseq.cells.recursive import RecursiveCell, TreeCell, TreeLSTMCell
 from edgeseq.cells.simple import RNNCell
 
 __all__ = [
@@ -20,7 +22,11 @@ __all__ = [
     "LSTMCell",
     "LayerNormLSTMCell",
     "MinimalGatedCell",
+    "NTMCell",
     "ProjectedLSTMCell",
     "RNNCell",
+    "RecursiveCell",
     "State",
+    "TreeCell",
+    "TreeLSTMCell",
 ]

@@ -16,6 +16,7 @@ from edgeseq.models.encoder_decoder import (
 from edgeseq.models.graphical import AutoregressiveRNN, FixedWindowModel
 from edgeseq.models.grid import GridClassifier, GridRNN
 from edgeseq.models.memory import NeuralTuringMachine, StreamingMachine
+from edgeseq.models.recursive import Tree, TreeBatch, TreeClassifier
 
 __all__ = [
     "AttentionDecoder",
@@ -37,5 +38,8 @@ __all__ = [
     "NeuralTuringMachine",
     "SequenceConditionedRNN",
     "StreamingMachine",
+    "Tree",
+    "TreeBatch",
+    "TreeClassifier",
     "VectorConditionedRNN",
 ]
