@@ -170,7 +170,7 @@ class IndependentOutputsRNN(nn.Module):
         return sequence_log_prob(logits, y, lengths)
 
 
-class EncoderGraph(nn.Module):
+class VectorEncoderGraph(nn.Module):
     """What is exported to begin with: the vector and the initial state for `VectorStepGraph`."""
 
     def __init__(self, model: VectorConditionedRNN) -> None:
