@@ -75,11 +75,11 @@ def save_checkpoint(path: str | PathLike[str], progress: Progress, settings: Map
     _write(Path(path), tensors, {_METADATA: _json(metadata, progress.optimizer)})
 
 
-def load_checkpoint(path: str | PathLike[str], progress: Progress, settings: Mapping[str, Any]) -> None:
+def load_checkpoint(path: str | PathLike[str], progress: Progress, settings: Mapping[str, Any], steps: int) -> None:
     """Read a run into `progress`, whose model and optimizer were made as at its beginning.
 
     Raises:
-        CheckpointError: unreadable, or of another model, optimizer or settings; `progress` is then left as it was.
+        CheckpointError: unreadable, of another model, optimizer or settings, or past `steps`; `progress` is then left as it was.
     """
     metadata, tensors = _read(Path(path))
     model, best = _group(tensors, "model"), _group(tensors, "best")
@@ -87,6 +87,8 @@ def load_checkpoint(path: str | PathLike[str], progress: Progress, settings: Map
     problems = [
         f"{name} was {metadata.get(name)!r} and is {value!r}" for name, value in settings.items() if metadata.get(name) != value
     ]
+    if metadata["step"] > steps:
+        problems.append(f"it took {metadata['step']} steps and {steps} are asked for")
     problems += misfits(model, weights) + (misfits(best, weights) if best else [])
     problems += _optimizer_misfits(metadata["optimizer"], progress.optimizer)
     if problems:

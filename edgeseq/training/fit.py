@@ -106,7 +106,7 @@ def fit(
     progress = Progress(model, make(model.parameters()))
     rates = [group["lr"] for group in progress.optimizer.param_groups]
     if resume and checkpoint is not None and Path(checkpoint).exists():
-        load_checkpoint(checkpoint, progress, _settings(schedule))
+        load_checkpoint(checkpoint, progress, _settings(schedule), schedule.steps)
     with deferred_interrupts() as interrupted:
         while not _stopped(progress, schedule):
             _take_step(progress, loss, schedule, rates)

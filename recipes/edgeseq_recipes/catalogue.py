@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from edgeseq_recipes.recipe import Recipe
 
 # The recipe `some-name` is RECIPE of the module `edgeseq_recipes.some_name`.
-NAMES = ("clipping",)
+NAMES = (
+    "letters-to-phonemes",
+    "adding-problem",
+    "gated-cells",
+    "nested-expressions",
+    "clipping",
+)
 
 
 def load_recipe(name: str) -> Recipe:

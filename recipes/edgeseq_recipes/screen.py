@@ -80,13 +80,13 @@ def show_recipe(recipe: Recipe) -> None:
 
 def show_results(measures: Sequence[Measure], graphs: Sequence[Graph]) -> None:
     """Every measure with its verdict, and what was exported, on standard output."""
-    table = _table(("", "measure", "wanted", "reached"), right=("wanted", "reached"))
+    table = plain_table(("", "measure", "wanted", "reached"), right=("wanted", "reached"))
     for measure in measures:
         wanted = "" if measure.wanted is None else str(measure.wanted)
         table.add_row(mark(measure.ok), measure.what, wanted, figure_text(measure.reached))
     OUT.print(table)
     if graphs:
-        table = _table(("", "exported", "recurrent nodes", "k", "k999"), right=("k", "k999"))
+        table = plain_table(("", "exported", "recurrent nodes", "k", "k999"), right=("k", "k999"))
         for graph in graphs:
             table.add_row(mark(graph.passed), graph.file, graph.census_text, f"{graph.k:.2f}", f"{graph.k999:.2f}")
         OUT.print()
@@ -100,7 +100,8 @@ def mark(ok: bool | None) -> Text:
     return Text(TICK, style="green") if ok else Text(CROSS, style="bold red")
 
 
-def _table(columns: Sequence[str], right: Sequence[str]) -> Table:
+def plain_table(columns: Sequence[str], right: Sequence[str]) -> Table:
+    """A table with a line under its head; the columns in `right` hold figures."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in ("", *right))
@@ -109,7 +110,7 @@ def _table(columns: Sequence[str], right: Sequence[str]) -> Table:
 
 def show_list(recipes: Sequence[Recipe]) -> None:
     """The recipes, on standard output."""
-    table = _table(("recipe", "row", "shows"), right=())
+    table = plain_table(("recipe", "row", "shows"), right=())
     for recipe in recipes:
         table.add_row(recipe.name, recipe.row, recipe.title)
     OUT.print(table)
