@@ -75,8 +75,12 @@ class Sequence(nn.Module):
         return y
 
 
-class Trees(Sequence):
+class Trees(nn.Module):
     """A cell over nodes, children before parents: labels (T, B) and children (T, B, 2) to vectors (T, B, H)."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.layer = Recurrent(cell)
 
     def forward(self, labels: Tensor, children: Tensor) -> Tensor:
         y: Tensor = self.layer(torch.cat([labels.unsqueeze(-1), children], dim=-1))[0]
@@ -101,7 +105,7 @@ class System:
     row: str  # of the lecture's table
     title: str
     cell: Callable[[], Cell]
-    module: type[Sequence] = Sequence
+    module: Callable[[Cell], nn.Module] = Sequence
     inputs: Callable[[int, int], Inputs] = drawn_sequence
 
 
@@ -132,7 +136,7 @@ class Graph:
     def body(self) -> onnx.GraphProto:
         """The body of its only Scan."""
         (scan,) = [node for node in self.model.graph.node if node.op_type == "Scan"]
-        (body,) = [attribute.g for attribute in scan.attribute if attribute.name == "body"]
+        body: onnx.GraphProto = next(attribute.g for attribute in scan.attribute if attribute.name == "body")
         return body
 
     @property
