@@ -104,6 +104,8 @@ class Run:
 
         It is at most 1000 pixels wide.
         """
+        if name in self.figures:
+            raise ValueError(f"this run has a figure '{name}' already; it would be overwritten")
         with rc_context(STYLE):
             figure = Figure(figsize=subplots.pop("figsize", None), layout="constrained")
             FigureCanvasAgg(figure)

@@ -16,6 +16,7 @@ from edgeseq_recipes.gallery.outcome import LOG, Outcome, last_line, outcome_of
 from edgeseq_recipes.gallery.screen import watching_recipes
 
 DURATIONS = "durations.json"
+PROGRAM = (sys.executable, "-m", "edgeseq_runtime.cli.main")
 
 
 def run_all(names: Sequence[str], runs: Path, *, quick: bool) -> dict[str, Outcome]:
@@ -46,7 +47,7 @@ def run_recipe_alone(name: str, folder: Path, *, quick: bool) -> Outcome:
     """One recipe in a process of its own, in an empty folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    command = [sys.executable, "-m", "edgeseq_runtime.cli.main", "train", name, "--export", "--out", str(folder)]
+    command = [*PROGRAM, "train", name, "--export", "--out", str(folder)]
     command += ["--quick"] if quick else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONUNBUFFERED": "1"}
     start = time.perf_counter()
