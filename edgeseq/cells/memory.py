@@ -7,6 +7,7 @@ an address (B, K, N) is a weight for every row, and sums to 1 over the rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,13 +17,12 @@ from torch.nn import functional as F
 from edgeseq.cells.cell import Cell, State
 from edgeseq.cells.lstm import LSTMCell
 
-CONTROLLERS = ("feed-forward", "lstm")
 EMPTY = 1e-3  # added to the product of norms of equation 6, which is 0/0 where a row is empty
 TINIEST = 1e-30  # added to a weight before its logarithm
 
 
 def read(memory: Tensor, address: Tensor) -> Tensor:
-    """r = Σ_i w(i) M(i), equation 2: memory (B, N, M), address (B, K, N) -> what each head reads (B, K, M)."""
+    """Σ_i w(i) M(i), equation 2: memory (B, N, M), address (B, K, N) -> what each head reads (B, K, M)."""
     return address @ memory
 
 
@@ -37,8 +37,10 @@ def write(memory: Tensor, address: Tensor, erase: Tensor, add: Tensor) -> Tensor
 
 def similarity(key: Tensor, memory: Tensor) -> Tensor:
     """The cosine of each key (B, K, M) and each row of memory (B, N, M), equation 6: (B, K, N); an empty row resembles nothing."""
-    norms = key.norm(dim=-1).unsqueeze(-1) * memory.norm(dim=-1).unsqueeze(-2)  # (B, K, N)
-    return key @ memory.transpose(1, 2) / (norms + EMPTY)
+    lengths = torch.linalg.vector_norm(key, dim=-1, keepdim=True), torch.linalg.vector_norm(memory, dim=-1)  # (B, K, 1), (B, N)
+    norms = lengths[0] * lengths[1].unsqueeze(1)  # (B, K, N)
+    cosine: Tensor = key @ memory.transpose(1, 2) / (norms + EMPTY)
+    return cosine
 
 
 def content_address(key: Tensor, strength: Tensor, memory: Tensor) -> Tensor:
@@ -47,8 +49,8 @@ def content_address(key: Tensor, strength: Tensor, memory: Tensor) -> Tensor:
 
 
 def interpolate(content: Tensor, previous: Tensor, gate: Tensor) -> Tensor:
-    """g w^c + (1 - g) w, equation 7: addresses (B, K, N) by content and of the last step, gate g in 0..1 (B, K, 1)."""
-    return previous + gate * (content - previous)
+    """(1 - g) w + g w^c, equation 7: addresses (B, K, N) by content and of the last step, gate g in 0..1 (B, K, 1)."""
+    return (1 - gate) * previous + gate * content
 
 
 def shift(address: Tensor, weights: Tensor, sources: Tensor) -> Tensor:
@@ -83,6 +85,36 @@ class Addressing(NamedTuple):
     gate: Tensor  # g in 0..1, (B, K, 1)
     shifts: Tensor  # s >= 0, sums to 1, (B, K, S)
     power: Tensor  # γ >= 1, (B, K, 1)
+
+
+class FeedForward(Cell):
+    """A layer that remembers nothing, tanh(U x + b), as a controller."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.state_shapes = ()
+        self.input = nn.Linear(input_size, hidden_size)
+
+    def project(self, x: Tensor) -> Tensor:
+        """U x + b: (..., I) -> (..., H)."""
+        projected: Tensor = self.input(x)
+        return projected
+
+    def step(self, state: State, projected: Tensor) -> tuple[State, Tensor]:
+        """No state and U x + b (B, H) -> no state and h (B, H)."""
+        return (), torch.tanh(projected)
+
+
+def _feed_forward(input_size: int, hidden_size: int) -> tuple[Cell, int]:
+    return FeedForward(input_size, hidden_size), hidden_size
+
+
+def _lstm(input_size: int, hidden_size: int) -> tuple[Cell, int]:
+    return LSTMCell(input_size, hidden_size, squash="tanh", peepholes=False), 4 * hidden_size
+
+
+# Each makes a cell, and says how many pre-activations the cell's `project` gives.
+CONTROLLERS: dict[str, Callable[[int, int], tuple[Cell, int]]] = {"feed-forward": _feed_forward, "lstm": _lstm}
 
 
 class NTMCell(Cell):
@@ -131,45 +163,75 @@ class NTMCell(Cell):
             raise ValueError(f"controller is {controller!r}; choose one of {', '.join(map(repr, CONTROLLERS))}")
         if shifts % 2 == 0 or not 0 < shifts <= rows:
             raise ValueError(f"shifts is {shifts} and rows {rows}; shifts has to be odd, so that 0 is among them, and at most rows")
-        self.input_size, self.hidden_size = input_size, hidden_size
-        self.rows, self.width = rows, width
-        self.read_heads, self.write_heads, self.shifts = read_heads, write_heads, shifts
-        self.lstm = LSTMCell(input_size, hidden_size, squash="tanh", peepholes=False) if controller == "lstm" else None
-        self.input = nn.Linear(input_size, hidden_size) if controller == "feed-forward" else None
-        self.from_reads = nn.Linear(read_heads * width, hidden_size * (1 if self.lstm is None else 4), bias=False)
-        self.heads = nn.Linear(hidden_size, sum(self._head_sizes))
+        self.rows, self.width, self.shifts = rows, width, shifts
+        self.read_heads, self.write_heads = read_heads, write_heads
+        self.controller, preactivations = CONTROLLERS[controller](input_size, hidden_size)
+        self.from_reads = nn.Linear(read_heads * width, preactivations, bias=False)
+        self.heads = nn.Linear(hidden_size, sum(self._emitted))
+        self.output_size = hidden_size + read_heads * width
         self.state_shapes = (
             (rows, width),
             (read_heads, rows),
             (write_heads, rows),
             (read_heads, width),
-            *(() if self.lstm is None else self.lstm.state_shapes),
+            *self.controller.state_shapes,
         )
         self.sources: Tensor
         self.register_buffer("sources", shift_sources(rows, shifts), persistent=False)
+        self.reset_gates()
+
+    def reset_gates(self) -> None:
+        """Gates biased to 1/4, so that heads begin by moving from where they were rather than by searching."""
+        with torch.no_grad():
+            by_head = self.heads.bias[: self._emitted[0]].view(self.read_heads + self.write_heads, -1)
+            by_head[:, self.width + self.shifts] = math.log(1 / 3)
 
     @property
-    def controller(self) -> str:
-        """What computes the heads' parameters: "feed-forward" or "lstm"."""
-        return "feed-forward" if self.lstm is None else "lstm"
-
-    @property
-    def output_size(self) -> int:
-        """Features of the output: the controller's and those read."""
-        return self.hidden_size + self.read_heads * self.width
-
-    @property
-    def _head_sizes(self) -> tuple[int, int, int]:
-        """Numbers that all heads emit to find their addresses, and that the write heads emit to erase and to add."""
+    def _emitted(self) -> list[int]:
+        """Numbers that the heads emit: all of them to find their addresses, the write heads to erase, and to add."""
         written = self.write_heads * self.width
-        return (self.read_heads + self.write_heads) * (self.width + self.shifts + 3), written, written
+        return [(self.read_heads + self.write_heads) * (self.width + self.shifts + 3), written, written]
 
     def initial_state(self, x: Tensor) -> State:
-        """An empty memory, every head at row 0; x is the whole input (T, B, I)."""
-        memory, *addresses, reads, h, s = (*super().initial_state(x), None, None)[:6]
-        raise NotImplementedError
+        """An empty memory and every head at row 0, for the whole input x (T, B, I)."""
+        state = super().initial_state(x)
+        for address in state[1:3]:
+            address[..., 0] = 1
+        return state
 
     def project(self, x: Tensor) -> Tensor:
-        """U x + b of the controller: (..., I) -> (..., H), of an LSTM (..., 4H)."""
-        projected: Tensor = self.input(x) if self.lstm is None else self.lstm.project(x)
+        """What the controller needs of the input: (..., I) -> (..., G)."""
+        projected: Tensor = self.controller.project(x)
         return projected
+
+    def step(self, state: State, projected: Tensor) -> tuple[State, Tensor]:
+        """The state and `project`'s (B, G) -> the next state and (h, r') (B, H + R M)."""
+        memory, read_address, write_address, reads, *inner = state
+        following, h = self.controller.step(tuple(inner), projected + self.from_reads(reads.flatten(1)))
+        emitted, erase, add = torch.split(self.heads(h), self._emitted, dim=-1)
+        previous = torch.cat([read_address, write_address], dim=1)  # (B, R + W, N)
+        address = self.address(memory, previous, self.addressing(emitted))
+        read_address, write_address = torch.split(address, [self.read_heads, self.write_heads], dim=1)
+        memory = write(memory, write_address, torch.sigmoid(self.per_row(erase)), self.per_row(add))
+        reads = read(memory, read_address)
+        return (memory, read_address, write_address, reads, *following), torch.cat([h, reads.flatten(1)], dim=-1)
+
+    def addressing(self, emitted: Tensor) -> Addressing:
+        """What the heads emit (B, K (M + S + 3)), brought into its ranges."""
+        by_head = emitted.reshape(-1, self.read_heads + self.write_heads, self.width + self.shifts + 3)  # (B, K, M + S + 3)
+        key, shifts, gate, positive = torch.split(by_head, [self.width, self.shifts, 1, 2], dim=-1)
+        strength, power = F.softplus(positive).chunk(2, dim=-1)  # (B, K, 1) each
+        return Addressing(key, strength, torch.sigmoid(gate), torch.softmax(shifts, dim=-1), 1 + power)
+
+    def address(self, memory: Tensor, previous: Tensor, emitted: Addressing) -> Tensor:
+        """Equations 5 to 9: from the addresses of the last step to those of this one, (B, K, N) each."""
+        content = content_address(emitted.key, emitted.strength, memory)
+        there = interpolate(content, previous, emitted.gate)
+        return sharpen(shift(there, emitted.shifts, self.sources), emitted.power)
+
+    def per_row(self, emitted: Tensor) -> Tensor:
+        """(B, W M) -> (B, W, M)."""
+        return emitted.reshape(-1, self.write_heads, self.width)
+
+    def extra_repr(self) -> str:
+        return f"rows={self.rows}, width={self.width}, read_heads={self.read_heads}, write_heads={self.write_heads}"
