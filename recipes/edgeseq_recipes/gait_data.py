@@ -36,6 +36,7 @@ class Recording:
     name: str
     signal: Array  # (N, 2): angle, velocity
     phase: Array  # (N, 2): sin, cos
+    clear: Array  # (N,) bool: False where it is open what the phase is
 
     def __len__(self) -> int:
         return len(self.signal)
@@ -74,7 +75,7 @@ def read_test(folder: Path | None = None) -> Recording:
         UsageError: the package or the file is not there, or the file can't be read.
     """
     columns = read_columns(path_of_test(folder), SIGNAL)
-    return Recording("test", columns, reference_phase(columns[:, 0]))
+    return Recording("test", columns, *reference_phase(columns[:, 0]))
 
 
 def path_of_test(folder: Path | None = None) -> Path:
@@ -85,7 +86,7 @@ def path_of_test(folder: Path | None = None) -> Path:
 def _training_recording(path: Path) -> Recording:
     name = path.stem.removeprefix("training_data_").removesuffix("_target")
     columns = read_columns(path, SIGNAL + TARGET)
-    return Recording(name, columns[:, :2], columns[:, 2:])
+    return Recording(name, columns[:, :2], columns[:, 2:], np.ones(len(columns), bool))
 
 
 def read_columns(path: Path, names: tuple[str, ...]) -> Array:
@@ -126,28 +127,32 @@ def _rows(path: Path, lines: Iterator[str], fields: int) -> Iterator[str]:
         yield line
 
 
-def reference_phase(angle: Array) -> Array:
+def reference_phase(angle: Array) -> tuple[Array, Array]:
     """The phase by the rule that the training files' labels follow: from one peak of the hip angle to the next it grows from
     -pi to pi in a straight line, and where the hip stands still it is 0.
 
     Peaks and stillness are found in the angle between 0.3 and 3 Hz, filtered forwards and backwards: it takes the future to
     find them. Still is where the root of the mean square over a second is under 0.3 of its median at the peaks.
 
+    What moves within a cycle that is cut by a stop, or lies before the first or after the last peak, is not clear: there the
+    labels of the training files follow no rule.
+
     Args:
         angle: (N,) rad.
 
     Returns:
-        (N, 2): sin, cos.
+        phase: (N, 2): sin, cos. clear: (N,) bool.
     """
     swing = filtfilt(*butter(4, (0.3, 3.0), btype="bandpass", fs=RATE), angle)
     peaks, _ = find_peaks(swing, height=0, distance=RATE // 3, prominence=0.2 * np.ptp(swing))
-    phase = np.zeros(len(angle))
+    strength = np.sqrt(np.convolve(swing**2, np.full(RATE, 1 / RATE), mode="same"))
+    still = strength < 0.3 * np.median(strength[peaks]) if len(peaks) else np.ones(len(angle), bool)
+    phase, clear = np.zeros(len(angle)), still.copy()
     for start, stop in pairwise(peaks):
         phase[start:stop] = np.linspace(-np.pi, np.pi, stop - start, endpoint=False)
-    strength = np.sqrt(np.convolve(swing**2, np.full(RATE, 1 / RATE), mode="same"))
-    if len(peaks):
-        phase[strength < 0.3 * np.median(strength[peaks])] = 0
-    return np.stack([np.sin(phase), np.cos(phase)], axis=1)
+        clear[start:stop] |= not still[start:stop].any()
+    phase[still] = 0
+    return np.stack([np.sin(phase), np.cos(phase)], axis=1), clear
 
 
 def squared_error(predicted: Array, true: Array) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -14,7 +15,17 @@ from torch import Tensor
 
 from edgeseq.training import Schedule
 from edgeseq_export import ExportNotice, export_request
-from edgeseq_recipes.gait_data import HELD_OUT, RATE, Array, Recording, angular_error, read_test, read_training, squared_error
+from edgeseq_recipes.gait_data import (
+    HELD_OUT,
+    RATE,
+    Array,
+    Recording,
+    angular_error,
+    read_test,
+    read_training,
+    reference_phase,
+    squared_error,
+)
 from edgeseq_recipes.gait_network import LEAD, GaitNetwork, streaming_request
 from edgeseq_recipes.gait_vendor import RECORDED, VALIDATED, WINDOW, VendorModel, vendor_scaling
 from edgeseq_recipes.gait_windows import Windows
@@ -37,18 +48,16 @@ def run(run: Run) -> Findings:
     vendor = {name: VendorModel(name, vendor_scaling(recordings)) for name in (RECORDED, VALIDATED)}
     network = trained_network(run, recordings)
     session = exported_session(network, run.folder)
-    rows = scored_rows(test, every=run.pick(1, 8))
-    ours, theirs = our_phases(session, test, rows), vendor_phases(vendor, test, rows)
-    held_out = recordings[HELD_OUT]
-    held_rows = scored_rows(held_out, every=run.pick(10, 60))
-    ours_held, theirs_held = our_phases(session, held_out, held_rows), vendor_phases(vendor, held_out, held_rows)
+    tested = compared(session, vendor, test, every=run.pick(1, 8))
+    held_out = compared(session, vendor, recordings[HELD_OUT], every=run.pick(10, 60))
     latencies = measured_latencies(session, vendor, test, rounds=run.pick(40, 5))
-    draw(run, test, rows, ours, theirs)
+    draw(run, tested)
     return Findings(
         measures=(
-            *error_measures("test file", test, rows, ours, theirs, highest=run.pick(1.0, 3.0)),
-            *angle_measures("test file", test, rows, ours, theirs),
-            *error_measures("held-out walk", held_out, held_rows, ours_held, theirs_held, highest=run.pick(1.0, 15.0)),
+            *error_measures("test, clear rows", tested, clear=True, highest=run.pick(1.0, 4.0)),
+            *error_measures("test, all rows", tested, clear=False, highest=run.pick(1.0, 4.0)),
+            *angle_measures("test, clear rows", tested),
+            *error_measures("held-out walk", held_out, clear=True, highest=run.pick(1.0, 15.0)),
             *latency_measures(latencies),
         ),
         graphs=(streaming_request(network),),
@@ -61,7 +70,7 @@ def run(run: Run) -> Findings:
 
 def trained_network(run: Run, recordings: Mapping[str, Recording]) -> GaitNetwork:
     """The network, trained without the held-out recording and kept where its error on that one is least."""
-    learned = [recording for name, recording in recordings.items() if name != HELD_OUT]
+    learned = [relabelled(recording) for name, recording in recordings.items() if name != HELD_OUT]
     signal = np.concatenate([recording.signal for recording in learned])
     network = GaitNetwork(
         torch.tensor(signal.mean(axis=0), dtype=torch.float32), torch.tensor(signal.std(axis=0), dtype=torch.float32)
@@ -89,6 +98,11 @@ def trained_network(run: Run, recordings: Mapping[str, Recording]) -> GaitNetwor
     return network
 
 
+def relabelled(recording: Recording) -> Recording:
+    """With the phase that the test file is measured by, in place of labels that now and then follow no rule."""
+    return replace(recording, phase=reference_phase(recording.signal[:, 0])[0])
+
+
 def exported_session(network: GaitNetwork, folder: Path) -> Session:
     """The network as what runs on a device: a bundle, opened on one thread of the CPU."""
     path = folder / "gait-phase.edgeseq"
@@ -109,24 +123,39 @@ def network_phases(network: GaitNetwork, signal: Array, rows: Array) -> Phases:
     return {"now": now[rows, 0].numpy(), "ahead": ahead[rows, 0].numpy()}
 
 
-def our_phases(session: Session, recording: Recording, rows: Array) -> Phases:
-    """Streamed sample by sample from the first row on."""
+@dataclass(frozen=True)
+class Compared:
+    """Both at work on the same rows of a recording."""
+
+    recording: Recording
+    rows: Array  # (R,)
+    ours: Phases
+    theirs: Phases
+
+    def phases(self, output: str, *, clear: bool) -> tuple[Array, Array, Array]:
+        """True phase, ours and the vendor's, (rows, 2) each; `clear`: without the rows whose phase is not clear."""
+        target = self.rows + HORIZONS[output][1]
+        kept = self.recording.clear[target] if clear else np.ones(len(target), bool)
+        return self.recording.phase[target][kept], self.ours[output][kept], self.theirs[output][kept]
+
+
+def compared(session: Session, vendor: Mapping[str, VendorModel], recording: Recording, *, every: int) -> Compared:
+    """Ours streamed sample by sample from the first row on, theirs on the window that ends at each row."""
+    rows = scored_rows(recording, every)
     stream = session.stream()
     samples = recording.signal.astype(np.float32)[:, None, None]  # (N, 1, 1, 2)
     found = [stream.step({"x": sample}) for sample in samples]
-    return {name: np.stack([found[row][name][0, 0] for row in rows]) for name in HORIZONS}
+    ours = {output: np.stack([found[row][output][0, 0] for row in rows]) for output in HORIZONS}
+    theirs = {output: vendor[name].phases(recording.signal, rows) for output, (name, _) in HORIZONS.items()}
+    return Compared(recording, rows, ours, theirs)
 
 
-def vendor_phases(vendor: Mapping[str, VendorModel], recording: Recording, rows: Array) -> Phases:
-    return {output: vendor[name].phases(recording.signal, rows) for output, (name, _) in HORIZONS.items()}
-
-
-def error_measures(where: str, recording: Recording, rows: Array, ours: Phases, theirs: Phases, *, highest: float) -> list[Measure]:
+def error_measures(where: str, found: Compared, *, clear: bool, highest: float) -> list[Measure]:
     """The vendor's own measure, as the ratio that is wanted and in figures, for each horizon."""
     measures = []
-    for output, (_, lead) in HORIZONS.items():
-        true = recording.phase[rows + lead]
-        mine, other = squared_error(ours[output], true), squared_error(theirs[output], true)
+    for output in HORIZONS:
+        true, ours, theirs = found.phases(output, clear=clear)
+        mine, other = squared_error(ours, true), squared_error(theirs, true)
         task = f"{where}, phase {output}: squared error"
         measures += [
             Measure(f"{task}, ours / vendor's", mine / other, at_most(highest)),
@@ -136,16 +165,17 @@ def error_measures(where: str, recording: Recording, rows: Array, ours: Phases, 
     return measures
 
 
-def angle_measures(where: str, recording: Recording, rows: Array, ours: Phases, theirs: Phases) -> list[Measure]:
-    """Mean angle off; 3.6 degrees are 1 % of a gait cycle."""
-    return [
-        Measure(
-            f"{where}, phase {output}: mean degrees off, {who}",
-            float(angular_error(phases[output], recording.phase[rows + lead]).mean()),
-        )
-        for output, (_, lead) in HORIZONS.items()
-        for who, phases in (("ours", ours), ("vendor's", theirs))
-    ]
+def angle_measures(where: str, found: Compared) -> list[Measure]:
+    """Mean angle off on clear rows; 3.6 degrees are 1 % of a gait cycle."""
+    measures = []
+    for output in HORIZONS:
+        true, ours, theirs = found.phases(output, clear=True)
+        task = f"{where}, phase {output}: mean degrees off"
+        measures += [
+            Measure(f"{task}, ours", float(angular_error(ours, true).mean())),
+            Measure(f"{task}, vendor's", float(angular_error(theirs, true).mean())),
+        ]
+    return measures
 
 
 def measured_latencies(
@@ -192,27 +222,26 @@ def latency_measures(latencies: Mapping[str, Sequence[float]]) -> list[Measure]:
     return measures
 
 
-def draw(run: Run, test: Recording, rows: Array, ours: Phases, theirs: Phases) -> None:
+def draw(run: Run, found: Compared) -> None:
     """A stretch with a stop and a start, and the distribution of the errors."""
-    shown = rows[(rows >= STRETCH[0]) & (rows < STRETCH[1])]
-    at = np.searchsorted(rows, shown)
+    at = np.flatnonzero((found.rows >= STRETCH[0]) & (found.rows < STRETCH[1]))
+    rows = found.rows[at]
+    seconds, true, clear = rows / RATE, found.recording.phase[rows], found.recording.clear[rows]
     with run.figure("gait-phase", nrows=3, figsize=(9, 7.5)) as (_, (top, middle, bottom)):
-        top.plot(shown / RATE, test.signal[shown, 0], color="black")
+        top.plot(seconds, found.recording.signal[rows, 0], color="black")
         top.set(ylabel="hip angle (rad)", title="test file: a stop and a start")
-        for label, phase, style in (
-            ("reference", test.phase[shown], {"color": "0.7", "linewidth": 4}),
-            ("vendor's", theirs["now"][at], {"color": "tab:orange"}),
-            ("ours", ours["now"][at], {"color": "tab:blue"}),
-        ):
-            middle.plot(shown / RATE, _degrees(phase), label=label, **style)
-        middle.set(ylabel="phase now (degrees)", xlabel="seconds", yticks=(-180, -90, 0, 90, 180))
-        middle.legend(loc="lower left", ncols=3)
+        reference = np.where(clear, _degrees(true), np.nan)
+        middle.plot(seconds, reference, label="reference, where it is clear", color="0.75", linewidth=4)
+        middle.plot(seconds, _degrees(found.theirs["now"][at]), label="vendor's", color="tab:orange")
+        middle.plot(seconds, _degrees(found.ours["now"][at]), label="ours", color="tab:blue")
+        middle.set(ylabel="phase now (degrees)", xlabel="seconds", yticks=(-180, -90, 0, 90, 180), ylim=(-180, 250))
+        middle.legend(loc="upper left", ncols=3)
         for output, (_, lead) in HORIZONS.items():
-            for label, phases, colour in (("vendor's", theirs, "tab:orange"), ("ours", ours, "tab:blue")):
-                errors = np.sort(angular_error(phases[output], test.phase[rows + lead]))
-                share = np.linspace(0, 100, len(errors))
-                bottom.plot(errors, share, color=colour, linestyle="--" if lead else "-", label=f"{label}, {output}")
-        bottom.set(xlabel="angle off (degrees)", ylabel="% of rows within", xlim=(0, 90), ylim=(0, 100))
+            true, ours, theirs = found.phases(output, clear=True)
+            share, line = np.linspace(0, 100, len(true)), "--" if lead else "-"
+            bottom.plot(np.sort(angular_error(theirs, true)), share, line, color="tab:orange", label=f"vendor's, {output}")
+            bottom.plot(np.sort(angular_error(ours, true)), share, line, color="tab:blue", label=f"ours, {output}")
+        bottom.set(xlabel="angle off (degrees)", ylabel="% of clear rows within", xlim=(0, 90), ylim=(0, 100))
         bottom.legend(loc="lower right")
 
 
