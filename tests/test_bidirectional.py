@@ -73,6 +73,7 @@ def drawn(T, B, seed=0):
 @pytest.mark.parametrize("kind", CELLS)
 def test_every_output_is_the_equations(kind):
     model = BidirectionalRNN(CELLS[kind], FEATURES, H, OUT, layers=2).double()
+    assert len(model.stack.layers) == 2
     x, lengths = np.random.default_rng(0).standard_normal((6, 4, FEATURES)), np.array([6, 1, 4, 3])
     found = model(torch.from_numpy(x), torch.from_numpy(lengths)).detach().numpy()
     np.testing.assert_allclose(found, equations(kind, model, x, lengths), atol=1e-12)

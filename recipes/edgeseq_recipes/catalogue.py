@@ -12,11 +12,20 @@ if TYPE_CHECKING:
 
 # The recipe `some-name` is RECIPE of the module `edgeseq_recipes.some_name`.
 NAMES = (
+    "markov-source",
+    "digit-names",
+    "correlated-outputs",
+    "later-input",
+    "grid-digits",
     "letters-to-phonemes",
+    "deep-transitions",
+    "long-term",
     "adding-problem",
     "gated-cells",
     "nested-expressions",
     "clipping",
+    "copy",
+    "gait-phase",
 )
 
 
