@@ -157,7 +157,7 @@ def train(run: Run, name: str, net: nn.Module) -> History:
     def score() -> float:
         return float((net(watched)[0][DELAY:].argmax(-1) != answers).float().mean())
 
-    schedule = Schedule(run.pick(500, 30), learning_rate=2e-3, evaluate_every=run.pick(50, 30))
+    schedule = Schedule(run.pick(400, 30), learning_rate=2e-3, decay="cosine", evaluate_every=run.pick(50, 30))
     return run.fit("".join(c if c.isalnum() else "-" for c in name), net, loss, schedule, score=score)
 
 
@@ -236,7 +236,7 @@ def draw_losses(axes: Axes, histories: Mapping[str, History]) -> None:
         axes.plot(histories[name].losses, label=name)
     axes.axhline(math.log(FEATURES), color="grey", linestyle=":", label="guessing")
     axes.set(yscale="log", xlabel="training step", ylabel="cross-entropy in nats", title=f"recall over {DELAY} steps")
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.95))
 
 
 RECIPE = Recipe(
