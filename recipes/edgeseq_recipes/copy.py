@@ -105,7 +105,7 @@ def traced(machine: NeuralTuringMachine, x: Tensor) -> Trace:
 
 
 def draw(run: Run, trace: Trace) -> None:
-    """What goes in and comes out, above where the machine writes and reads."""
+    """What goes in and comes out, above where the machine writes and reads; a line after the end flag."""
     panels = (
         ("input", trace.x, "feature", (-1, 1), "RdBu_r"),
         ("output: probability of each bit", trace.said, "bit", (0, 1), "Greys"),
@@ -117,6 +117,7 @@ def draw(run: Run, trace: Trace) -> None:
             image = axis.imshow(values.T, aspect="auto", interpolation="nearest", vmin=low, vmax=high, cmap=colours, origin="lower")
             axis.set(title=title, ylabel=label)
             axis.grid(visible=False)
+            axis.axvline(len(trace.x) // 2 + 0.5, color="tab:orange", linestyle="--", linewidth=1)
             figure.colorbar(image, ax=axis, ticks=[low, high] if low == 0 else [low, 0, high])
         for axis in axes[1]:
             axis.set_xlabel("time step")
@@ -156,7 +157,7 @@ def run(run: Run) -> Findings:
         graphs=(streaming_request(machine, "copy"),),
         caption=(
             f"A sequence of {beyond} vectors, twice as long as any in training. The machine writes each vector to a row of "
-            "its own, one row further at every step; then it reads the rows in the same order."
+            "its own, one row further at every step; after the end flag (dashed) it reads the rows in the same order."
         ),
     )
 
