@@ -111,7 +111,8 @@ def _case(
     _require_repeatable(subject, own[0], oracle.float32(candidates[0]))
     exact = [oracle.float64(x) for x in candidates]
     random = np.random.default_rng(index)
-    nudged = [oracle.float64(_nudged(x, random)) for x in candidates]
+    continuous = any(t.is_floating_point() for t in candidates[0].values())
+    nudged = [oracle.float64(_nudged(x, random)) for x in candidates] if continuous else exact
     kept = _steadiest(exact, nudged, draws)
     inputs = [candidates[k] for k in kept]
     names = subject.output_names
