@@ -130,10 +130,10 @@ def draw_answers(axes: Axes, lstm: AddingLSTM, x: Tensor, answers: Tensor) -> No
     with torch.no_grad():
         so_far, _, _ = lstm(x, *lstm.layer.initial_state(x))  # (T, B)
     for b in range(B):
-        (line,) = axes.plot(range(1, T + 1), so_far[:, b])
+        (line,) = axes.plot(range(1, T + 1), so_far[:, b].numpy())
         for t in x[:, b, 1].nonzero().flatten().tolist():
             axes.axvline(t + 1, color=line.get_color(), linestyle=":", linewidth=1)
-        axes.plot(T, answers[b], "o", color=line.get_color(), fillstyle="none", clip_on=False)
+        axes.plot(T, answers[b].item(), "o", color=line.get_color(), fillstyle="none", clip_on=False)
     axes.set(xlabel="t", ylabel="answer so far", title="reading")
 
 

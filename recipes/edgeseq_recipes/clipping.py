@@ -156,10 +156,12 @@ def run_clipping(run: Run) -> Findings:
 def draw_cliff(axes: Axes, free: Descent, clipped: Descent) -> None:
     """The error surface with both ways down."""
     w, b = torch.meshgrid(torch.linspace(*W_RANGE, 300), torch.linspace(*B_RANGE, 300), indexing="xy")
-    colours = axes.pcolormesh(w, b, unit_error(w, b).clamp(min=1e-5), norm=LogNorm(), cmap="viridis", rasterized=True)
+    colours = axes.pcolormesh(
+        w.numpy(), b.numpy(), unit_error(w, b).clamp(min=1e-5).numpy(), norm=LogNorm(), cmap="viridis", rasterized=True
+    )
     axes.figure.colorbar(colours, ax=axes, label="error")
-    axes.plot(*free.path.T, "o-", color="tab:red", markersize=3, label="unclipped")
-    axes.plot(*clipped.path.T, "o-", color="white", markersize=2, label="clipped by norm")
+    axes.plot(*free.path.T.numpy(), "o-", color="tab:red", markersize=3, label="unclipped")
+    axes.plot(*clipped.path.T.numpy(), "o-", color="white", markersize=2, label="clipped by norm")
     axes.set(xlim=W_RANGE, ylim=B_RANGE, xlabel="w", ylabel="b", title="h[t] = w σ(h[t-1]) + b, 50 steps")
     axes.legend(loc="lower left", frameon=True, facecolor="grey")
 
@@ -170,7 +172,7 @@ def draw_losses(axes: Axes, histories: dict[str, History]) -> None:
         losses = torch.tensor(history.losses)
         if history.steps > WINDOW:
             losses = losses.unfold(0, WINDOW, 1).mean(dim=-1)
-        axes.plot(losses, label=f"{name}: {history.stopped} at step {history.steps}")
+        axes.plot(losses.numpy(), label=f"{name}: {history.stopped} at step {history.steps}")
     axes.set(yscale="log", xlabel="step", ylabel="mean squared error", ylim=(1e-3, 1e4), title="the adding problem")
     axes.legend()
 
