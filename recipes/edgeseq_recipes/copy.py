@@ -124,12 +124,12 @@ def draw(run: Run, trace: Trace) -> None:
 
 
 def streaming_request(machine: NeuralTuringMachine, name: str) -> ExportRequest:
-    """The machine with its state as inputs and outputs; the example's state is that of a memory in use."""
-    x = copy_task(torch.Generator().manual_seed(SHOWN), 5, 2).x
+    """The machine with its state as inputs and outputs; in the example it has written three vectors and is shown more."""
+    x = copy_task(torch.Generator().manual_seed(SHOWN), 8, 2).x
     with torch.no_grad():
-        _, state = machine(x[:7])
+        _, state = machine(x[:4])
     names = ("memory", "read_address", "write_address", "reads")
-    inputs = {"x": x[5:], **dict(zip(names, state, strict=True))}
+    inputs = {"x": x[4:9], **dict(zip(names, state, strict=True))}
     axes = {key: ("T", "B", None) if key == "x" else ("B", None, None) for key in inputs}
     carried = {key: f"{key}_out" for key in names}
     return ExportRequest(StreamingMachine(machine), inputs, axes, state=carried, outputs=("logits", *carried.values()), name=name)
@@ -146,7 +146,7 @@ def run(run: Run) -> Findings:
     )
     trained(run, "machine", machine, longest, schedule)
     trained(run, "lstm", lstm, longest, schedule)
-    tests = {L: copy_task(torch.Generator().manual_seed(run.seed + TEST), L, run.pick(500, 100)) for L in (longest, beyond)}
+    tests = {L: copy_task(torch.Generator().manual_seed(run.seed + TEST), L, run.pick(2000, 100)) for L in (longest, beyond)}
     wanted = {beyond: run.pick(at_most(0.01), at_most(0.45))}
     draw(run, traced(machine, copy_task(torch.Generator().manual_seed(run.seed + SHOWN), beyond, 1).x))
     return Findings(
