@@ -162,7 +162,7 @@ def test_a_missed_figure_exits_1(reached, code, install, tmp_path, capsys):
     assert ("✗" in capsys.readouterr().out) is (code == 1)
 
 
-@pytest.mark.parametrize("interrupt", [("first", 12), ("second", 7)])
+@pytest.mark.parametrize("interrupt", [("first", 12), ("second", 3), ("second", 7)])
 def test_a_run_that_was_interrupted_goes_on_to_the_same_weights(interrupt, install, tmp_path):
     install()
     assert train("small", "--out", tmp_path / "whole", "--seed", "3") == 0
@@ -195,12 +195,12 @@ def test_the_real_program_is_interrupted_and_goes_on(tmp_path):
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
-def test_a_fresh_run_does_not_go_on_from_what_lies_there(install, tmp_path):
+def test_a_fresh_run_leaves_nothing_to_go_on_from_but_its_own(install, tmp_path):
     install()
     assert train("small", "--out", tmp_path) == 0
-    before = weights(tmp_path)
-    assert train("small", "--out", tmp_path, "--seed", "1") == 0
-    assert not equal(before, weights(tmp_path))
+    install(interrupt=("first", 12))
+    assert train("small", "--out", tmp_path) == 130
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["first.safetensors"]
 
 
 def test_going_on_with_another_seed_is_bad_usage(install, tmp_path):

@@ -44,7 +44,8 @@ def setting(H=5):
         x = torch.randn(6, 4, 2, generator=generator)
         return (net(x) - x.sum(-1, keepdim=True)).square().mean()
 
-    return net, loss, lambda: (net(held_out) - held_out.sum(-1, keepdim=True)).square().mean()
+    # Best at step 14, so that neither the last weights nor those at an interruption are the best.
+    return net, loss, lambda: net(held_out).square().mean().tanh() + abs(net.norm.num_batches_tracked - 14)
 
 
 SCHEDULE = Schedule(30, learning_rate=0.02, evaluate_every=7, seed=4)
