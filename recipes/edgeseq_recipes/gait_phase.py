@@ -256,7 +256,7 @@ RECIPE = Recipe(
     name="gait-phase",
     row="sensor",
     title="A real sensor task, end to end",
-    claim="A small network that carries its state answers a sample sooner than one that computes a window anew, at no larger error.",
+    claim="A small network that carries its state answers sooner than one that computes a window anew, at no larger error.",
     exported_as="streaming graph",
     run=run,
 )
