@@ -17,6 +17,7 @@ def leave(folder, name, *, ok=True, passed=True, figure=None):
     found = {
         "name": name,
         "title": "T",
+        "exported_as": "a graph",
         "measures": [measure, {"what": "for information", "reached": "nan", "wanted": None, "ok": None}],
         "caption": "What is seen.",
         "figures": [figure],

@@ -96,8 +96,8 @@ def run_adding_problem(run: Run) -> Findings:
         graphs=(export_request(lstm, H),),
         caption=(
             "Left: error on sequences that are not trained on; the dashed line is the error 1/6 of answering 1 always. Right: what "
-            "the LSTM answers as it reads three held-out sequences: its answer moves at the two marked numbers and stays between; the "
-            "circles are the sums."
+            "the LSTM answers as it reads three held-out sequences: its answer moves at the two marked numbers and stays between; "
+            "the circles are the sums."
         ),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 from edgeseq_recipes.report import METRICS
 
 LOG = "log.txt"
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def last_outcome(name: str, runs: Path) -> Outcome:
     """What a recipe left when it last ran."""
     folder = runs / name
     found = read_metrics(folder)
-    return Outcome(name, folder, found, "" if found else last_line(folder / LOG) or "not run")
+    return Outcome(name, folder, found, "" if found else last_line(folder / LOG) or NOT_RUN)
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseq_recipes.catalogue import load_recipe
-from edgeseq_recipes.gallery.outcome import Outcome
+from edgeseq_recipes.gallery.outcome import NOT_RUN, Outcome
 from edgeseq_recipes.recipe import Recipe, figure_text
 
 PAGE, PICTURES = "gallery.md", "gallery"
@@ -75,7 +75,8 @@ def _head_table(outcomes: Sequence[Outcome], recipes: Mapping[str, Recipe | None
         row, title, claim = (recipe.row, recipe.title, recipe.claim) if recipe else ("", outcome.name, "")
         system = f"[{_cell(title)}](#{outcome.name})"
         if outcome.metrics is None:
-            yield _row(row, system, _cell(claim), _cell(outcome.error), "", "", FAILED)
+            verdict = NOT_RUN if outcome.error == NOT_RUN else f"{FAILED}: {_cell(outcome.error)}"
+            yield _row(row, system, _cell(claim), "", "", "", verdict)
             continue
         bounded = [measure for measure in outcome.metrics["measures"] if measure["wanted"]]
         for measure in bounded or outcome.metrics["measures"][:1]:
@@ -92,7 +93,9 @@ def _section(outcome: Outcome, recipe: Recipe | None) -> Iterator[str]:
     yield f"## {title}\n"
     if recipe:
         yield f"{recipe.claim}\n"
-    if outcome.metrics is None:
+    if outcome.error == NOT_RUN:
+        yield "It has not been run.\n"
+    elif outcome.metrics is None:
         yield f"**This recipe failed:** `{outcome.error}`\n"
     else:
         yield from _results(outcome.name, outcome.metrics)
@@ -107,6 +110,7 @@ def _results(name: str, metrics: Mapping[str, Any]) -> Iterator[str]:
         yield _row(*_measure_cells(measure))
     yield ""
     if metrics["graphs"]:
+        yield f"Exported as: {metrics['exported_as']}.\n"
         yield "| exported | recurrent nodes | nodes | k | k999 | |\n|---|---|---|---|---|---|"
         for graph in metrics["graphs"]:
             census = ", ".join(f"{count} {operator}" for operator, count in graph["census"].items()) or "none"

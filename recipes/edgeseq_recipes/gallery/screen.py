@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -19,6 +19,7 @@ class RecipesScreen:
     def __init__(self, progress: Progress | None, count: int) -> None:
         self.running: dict[str, TaskID | None] = {}
         self._progress = progress
+        self._done, self._count = 0, count
         self._all = progress.add_task("recipes", total=count, line="") if progress else None
 
     def started(self, name: str) -> None:
@@ -31,7 +32,8 @@ class RecipesScreen:
         ERR.print(Text.assemble(mark(outcome.passed), f" {outcome.name}"))
         if self._progress and self._all is not None and task is not None:
             self._progress.remove_task(task)
-            self._progress.advance(self._all)
+            self._done += 1
+            self._progress.update(self._all, completed=self._done, line=f"{self._done} of {self._count}")
 
     def refresh(self, lines: Mapping[str, str]) -> None:
         """The last line that each running recipe has written."""
@@ -48,7 +50,7 @@ def watching_recipes(names: Sequence[str]) -> Iterator[RecipesScreen]:
         yield RecipesScreen(None, len(names))
         return
     line = TextColumn("{task.fields[line]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(), line)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TimeElapsedColumn(), line)
     with Progress(*columns, console=ERR, transient=True, expand=True) as progress:
         yield RecipesScreen(progress, len(names))
 
