@@ -33,6 +33,18 @@ def test_the_python_examples_run_in_their_order(tmp_path):
     assert parity.returncode == 0, parity.stdout
 
 
+# Those of docs/diagnostics.md are run, and their output compared, by tests/test_diagnostics.py.
+EXAMPLES = [page for page in PAGES[1:] if "```python" in page.read_text() and page.stem != "diagnostics"]
+
+
+@pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.stem)
+def test_the_examples_of_the_other_pages_run(page, tmp_path):
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)))
+    run = subprocess.run([sys.executable, "-W", "error::UserWarning", script], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_to_files(page):
     targets = [t for t in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in t]
