@@ -60,7 +60,7 @@ class AddingRNN(nn.Module):
 
 def run_adding_problem(run: Run) -> Findings:
     """Both networks with the same steps, batches and hidden units."""
-    T, H, steps = run.pick((100, 64, 2000), (6, 32, 300))
+    T, H, steps = run.pick((100, 64, 2400), (6, 32, 300))
     held_out, answers = adding_problem(torch.Generator().manual_seed(run.seed + 1_000_000), T, run.pick(2000, 500))
     validation = adding_problem(torch.Generator().manual_seed(run.seed + 2_000_000), T, 1000)
 
