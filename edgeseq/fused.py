@@ -39,10 +39,22 @@ def fused_cell(cell: Cell) -> FusedCell | None:
 
 def run_fused(cell: FusedCell, x: Tensor, state: State, lengths: Tensor | None, *, reverse: bool) -> tuple[Tensor, State]:
     """Outputs (T, B, H) and last state, each (B, H), of a fused layer over x (T, B, I); as `edgeseq.Recurrent.forward`."""
+    _require_sizes(cell, x, state)
     if reverse:
         x = _reversed(x, lengths)
     y, ends = _run_whole(cell, x, state) if lengths is None else _run_packed(cell, x, state, lengths)
     return (_reversed(y, lengths) if reverse else y), ends
+
+
+def _require_sizes(cell: FusedCell, x: Tensor, state: State) -> None:
+    """The kernels trust these sizes: of other tensors they read what is not theirs."""
+    weight_ih, weight_hh = cell.weights[:2]
+    if x.dim() != 3 or x.shape[2] != weight_ih.shape[1]:
+        raise ValueError(f"x has shape {tuple(x.shape)}; it has to be (T, B, {weight_ih.shape[1]})")
+    sizes = [(x.shape[1], weight_hh.shape[1]), (x.shape[1], weight_hh.shape[0] // 4)][: len(state)]  # an LSTM's s after h
+    found = [tuple(s.shape) for s in state]
+    if found != sizes:
+        raise ValueError(f"state tensors have shapes {found}; for this x they have to be {sizes}")
 
 
 def _run_whole(cell: FusedCell, x: Tensor, state: State) -> tuple[Tensor, State]:

@@ -59,10 +59,13 @@ class Recurrent(nn.Module):
 
         Returns:
             y (T, B, O), with two cells (T, B, O + O'), and the state after each cell's last step.
+
+        Raises:
+            ValueError: x, a state or lengths has another shape, or lengths other values.
         """
+        _require_sequences(x, lengths)
         initial = self.initial_state(x) if state is None else tuple(state)
-        if len(initial) != len(self.state_shapes):
-            raise ValueError(f"state has {len(initial)} tensors, the layer has {len(self.state_shapes)}: {self.state_shapes}")
+        _require_states(initial, self.state_shapes, x.shape[1])
         outputs: list[Tensor] = []
         ends: State = ()
         for cell, reverse in self.directions:
@@ -74,6 +77,28 @@ class Recurrent(nn.Module):
 
     def extra_repr(self) -> str:
         return "reverse=True" if self.reverse else ""
+
+
+def _require_sequences(x: Tensor, lengths: Tensor | None) -> None:
+    if x.dim() < 2 or x.shape[0] == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; it has to be (T, B, ...) with at least one step")
+    if lengths is None:
+        return
+    T, B = x.shape[:2]
+    if lengths.shape != (B,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise ValueError(f"lengths is {tuple(lengths.shape)} of {lengths.dtype}; it has to be ({B},) integers, one a sequence of x")
+    # While a graph is captured there are no values yet.
+    if not torch.compiler.is_compiling() and bool(((lengths < 1) | (lengths > T)).any()):
+        raise ValueError(f"lengths are {int(lengths.min())} to {int(lengths.max())}; with x of {T} steps they have to be in 1..{T}")
+
+
+def _require_states(state: State, shapes: Sequence[tuple[int, ...]], batch: int) -> None:
+    """As many tensors as the layer has, each of its rank and of the input's batch; sizes may depend on the input."""
+    if len(state) != len(shapes):
+        raise ValueError(f"state has {len(state)} tensors, the layer has {len(shapes)}: {tuple(shapes)}")
+    for number, (tensor, shape) in enumerate(zip(state, shapes, strict=True)):
+        if tensor.dim() != 1 + len(shape) or tensor.shape[0] != batch:
+            raise ValueError(f"state tensor {number} has shape {tuple(tensor.shape)}; for this x it has to be {(batch, *shape)}")
 
 
 def run_over_time(cell: Cell, x: Tensor, state: State, lengths: Tensor | None, *, reverse: bool) -> tuple[Tensor, State]:
@@ -97,7 +122,7 @@ def run_over_time(cell: Cell, x: Tensor, state: State, lengths: Tensor | None, *
 def _steps(projected: Any) -> Sequence[Any]:
     """What `Cell.project` gave, one time step after the other."""
     # The gradient of unbind is one stack; that of indexing would be a tensor of all T steps for each of them.
-    if isinstance(projected, tuple):
+    if isinstance(projected, (tuple, list)):
         return list(zip(*(part.unbind(0) for part in projected), strict=True))
     return projected.unbind(0)  # type: ignore[no-any-return]
 
@@ -132,6 +157,7 @@ class RecurrentStack(nn.Module):
     def forward(self, x: Tensor, state: Sequence[Tensor] | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """As `Recurrent.forward`; the state is that of every layer, the lowest first."""
         remaining = self.initial_state(x) if state is None else tuple(state)
+        _require_states(remaining, self.state_shapes, x.shape[1])
         ends: State = ()
         for number, layer in enumerate(self._each()):
             if number and self.dropout:

@@ -11,6 +11,7 @@ import edgeseq_runtime
 from edgeseq import Cell, GRUCell, LSTMCell, Recurrent, RecurrentStack, RNNCell
 from edgeseq.fused import fused_cell
 from edgeseq_export import export
+from edgeseq_runtime.errors import UnsupportedModule
 
 FEATURES, H = 3, 4
 OWN = {
@@ -176,6 +177,45 @@ def test_a_state_of_another_layer_is_refused():
         Recurrent(GRUCell(FEATURES, H), reverse=True, backward=GRUCell(FEATURES, H))
 
 
+@pytest.mark.parametrize("wrap", [lambda cell: cell, lambda cell: Unfused(cell)], ids=["fused", "stepped"])
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_lengths_and_states_that_do_not_fit_the_input_are_refused(name, wrap):
+    layer, x = Recurrent(wrap(OWN[name]())), torch.randn(6, 3, FEATURES)
+    for lengths, found in (
+        ([0, 2, 6], "are 0 to 6; .* in 1..6"),
+        ([1, 2, 7], "are 1 to 7; .* in 1..6"),
+        ([2, 6], r"\(3,\) integers"),
+    ):
+        with pytest.raises(ValueError, match=found):
+            layer(x, lengths=torch.tensor(lengths))
+    with pytest.raises(ValueError, match=r"float32; it has to be \(3,\) integers"):
+        layer(x, lengths=torch.ones(3))
+    for shape in ((1, H), (5, H), (1, 3, H)):
+        with pytest.raises(ValueError, match=r"state tensor 0 has shape .* has to be \(3, 4\)"):
+            layer(x, [torch.zeros(shape) for _ in layer.state_shapes])
+    with pytest.raises(ValueError, match=r"x has shape \(0, 3, 3\)"):
+        layer(x[:0])
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_sizes_that_a_fused_kernel_would_read_past_are_refused(name):
+    layer = Recurrent(OWN[name]())
+    for features in (FEATURES - 1, FEATURES + 2):
+        with pytest.raises(ValueError, match=r"has to be \(T, B, 3\)"):
+            layer(torch.randn(6, 3, features))
+    with pytest.raises(ValueError, match=r"x has shape \(6, 3\)"):
+        layer(torch.randn(6, 3))
+    for size in (H - 2, H + 5):
+        with pytest.raises(ValueError, match="state tensors have shapes"):
+            layer(torch.randn(6, 3, FEATURES), [torch.zeros(3, size) for _ in layer.state_shapes])
+
+
+def test_a_stack_refuses_a_state_of_more_tensors_than_it_has():
+    stack = RecurrentStack(Recurrent(GRUCell(FEATURES, H)), Recurrent(GRUCell(H, H)))
+    with pytest.raises(ValueError, match="state has 3 tensors, the layer has 2"):
+        stack(torch.randn(6, 3, FEATURES), [torch.zeros(3, H)] * 3)
+
+
 class Layers(nn.Module):
     def __init__(self, layers):
         super().__init__()
@@ -217,8 +257,31 @@ def test_a_stack_is_a_node_a_layer(tmp_path):
     assert exported(stack, tmp_path / "stack.edgeseq") == {"GRU": 1, "LSTM": 1}
 
 
+class Shifted(Recurrent):
+    def initial_state(self, x):
+        return tuple(s + 0.5 for s in super().initial_state(x))
+
+
+def test_a_layer_with_an_initial_state_of_its_own_is_exported_with_it(tmp_path):
+    assert exported(Shifted(GRUCell(FEATURES, H), backward=GRUCell(FEATURES, H)), tmp_path / "shifted.edgeseq") == {"GRU": 1}
+
+
+class MadeInForward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = GRUCell(FEATURES, H)
+
+    def forward(self, x, state=None, lengths=None):
+        return Recurrent(self.cell)(x, state, lengths)
+
+
+def test_a_layer_made_in_forward_is_refused(tmp_path):
+    with pytest.raises(UnsupportedModule, match=r"around GRUCell is made in forward.*make it in __init__"):
+        exported(MadeInForward(), tmp_path / "made.edgeseq")
+
+
 class Counting(Cell):
-    """A state of three axes, a projection of two parts, an initial state that is no zero, an integer output."""
+    """A state of three axes, a projection of two parts in a list, an initial state that is no zero, an integer output."""
 
     def __init__(self):
         super().__init__()
@@ -230,7 +293,7 @@ class Counting(Cell):
         return memory + 0.5, count
 
     def project(self, x):
-        return self.input(x), x.sum(-1, keepdim=True)
+        return [self.input(x), x.sum(-1, keepdim=True)]
 
     def step(self, state, projected):
         memory, count = state

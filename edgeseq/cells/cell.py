@@ -30,7 +30,7 @@ class Cell(nn.Module, ABC):
 
     @abstractmethod
     def project(self, x: Tensor) -> Any:
-        """What the step needs of the input alone, for any leading axes: (..., I) -> (..., G), or a tuple of such tensors."""
+        """What the step needs of the input alone, for any leading axes: (..., I) -> (..., G), or a tuple or list of such."""
 
     @abstractmethod
     def step(self, state: State, projected: Any) -> tuple[State, Tensor]:

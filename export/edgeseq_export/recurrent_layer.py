@@ -11,6 +11,7 @@ import edgeseq_export.operators  # noqa: F401  (defines torch.ops.edgeseq)
 from edgeseq import Cell, Recurrent
 from edgeseq_export.native_cells import NativeNode, native_directions, native_node
 from edgeseq_export.scan import State, scan_over_time
+from edgeseq_runtime.errors import UnsupportedModule
 
 ops = torch.ops.edgeseq
 
@@ -19,6 +20,8 @@ def run_recurrent(
     module: Recurrent, x: Tensor, state: Sequence[Tensor] | None = None, lengths: Tensor | None = None
 ) -> tuple[Tensor, State]:
     """`edgeseq.Recurrent`: its cells' native node where ONNX has one, one Scan a cell otherwise."""
+    if state is None and type(module).initial_state is not Recurrent.initial_state:
+        state = module.initial_state(x)
     outputs: list[Tensor] = []
     ends: list[Tensor] = []
     for number, cells in enumerate(native_directions(module)):
@@ -44,6 +47,12 @@ def _native_directions(
     module: Recurrent, number: int, node: NativeNode, x: Tensor, state: Sequence[Tensor] | None, lengths: Tensor | None
 ) -> tuple[Tensor, State]:
     """One native node, which holds one cell or both. Its states are (D, B, H); a layer's are (B, H), one cell after the other."""
+    if not hasattr(module, f"onnx_W{number}"):
+        cell, _ = module.directions[number]
+        raise UnsupportedModule(
+            f"an edgeseq.Recurrent around {type(cell).__name__} is made in forward, where its weights can't be laid out for the "
+            "graph; make it in __init__"
+        )
     W, R, b, P = (getattr(module, f"onnx_{name}{number}") for name in ("W", "R", "b", "P"))
     D, kinds = node.W.shape[0], 2 if node.operator == "LSTM" else 1
     cells = module.directions[number : number + D]

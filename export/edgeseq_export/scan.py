@@ -16,12 +16,13 @@ Step = Callable[[State, Any], tuple[State, Tensor]]
 def scan_over_time(
     step: Step, state: Sequence[Tensor], projected: Any, lengths: Tensor | None, *, reverse: bool
 ) -> tuple[Tensor, State]:
-    """Outputs (T, B, ...) and the last state of `step` over `projected`: (T, B, G), or a tuple of such tensors.
+    """Outputs (T, B, ...) and the last state of `step` over `projected`: (T, B, G), or a tuple or list of such tensors.
 
     With `lengths` (B,), a step at or past a sequence's length leaves the state and gives zeros. Scanned backwards, a
     sequence's first live step is therefore its own last one, from the initial state, and nothing needs to be flipped by hand.
     """
-    parts = projected if isinstance(projected, tuple) else (projected,)
+    several = isinstance(projected, (tuple, list))
+    parts = tuple(projected) if several else (projected,)
     T = parts[0].shape[0]
     sequences = list(parts)
     if lengths is not None:
@@ -30,7 +31,7 @@ def scan_over_time(
 
     def body(carried: list[Tensor], inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         now = tuple(inputs[: len(parts)])
-        following, y = step(tuple(carried), now if isinstance(projected, tuple) else now[0])
+        following, y = step(tuple(carried), now if several else now[0])
         if lengths is not None:
             live = inputs[-1]
             y = torch.where(_shaped(live, y), y, 0.0 if y.is_floating_point() else 0)
