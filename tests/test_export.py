@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import edgeseq_runtime
-from edgeseq import GRUCell, Recurrent
+from edgeseq import Cell, GRUCell, Recurrent
 from edgeseq_export import ExportNotice, export
 from edgeseq_runtime.errors import ExportError, InputError, UnsupportedModule, UsageError
 
@@ -97,6 +97,60 @@ class LoopOverALayersCell(nn.Module):
 def test_a_loop_over_the_cell_of_a_layer_is_refused(tmp_path):
     with pytest.raises(UnsupportedModule, match=r"module 'layer\.cell' is called 5 times at sizes.*loop"):
         export(LoopOverALayersCell(), {"x": torch.randn(5, 2, 6)}, tmp_path / "x.edgeseq", axes={"x": ("T", "B", None)})
+
+
+class OwnCell(Cell):
+    def __init__(self, inner):
+        super().__init__()
+        self.state_shapes = ((8,),)
+        self.inner = inner
+
+    def project(self, x):
+        return x
+
+    def step(self, state, projected):
+        h = self.inner(projected, state[0])
+        return (h,), h
+
+
+class PyTorchCellInside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = Recurrent(OwnCell(nn.GRUCell(6, 8)))
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+class StateOfAnotherDtype(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = Recurrent(OwnCell(lambda x, h: (h + x.sum(-1, keepdim=True)).long()))
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+class DecidingOnValues(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = Recurrent(OwnCell(lambda x, h: -h if h.sum() > 0 else h + 1))
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (PyTorchCellInside, r"'layer\.cell\.inner', an nn\.GRUCell, is called by the cell.*edgeseq\.GRUCell"),
+        (StateOfAnotherDtype, r"differ in 'dtype: torch\.float32 vs torch\.int64'.*initial_state.*make the two alike"),
+        (DecidingOnValues, r"A cell's step does what no graph can hold.*torch\.where"),
+    ],
+)
+def test_a_cell_that_no_scan_can_hold_is_refused_with_the_reason(module, message, tmp_path):
+    with pytest.raises(UnsupportedModule, match=message):
+        export(module(), {"x": torch.randn(5, 2, 6)}, tmp_path / "x.edgeseq", axes={"x": ("T", "B", None)})
 
 
 def test_the_users_module_is_left_exactly_as_it_was(tmp_path):

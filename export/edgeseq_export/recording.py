@@ -37,7 +37,9 @@ class Recorder:
     def layer(self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         self.census.update(recurrent_nodes(module))
         if isinstance(module, nn.RNNCellBase):
-            self.cell_calls[self._names.get(id(module), type(module).__name__)] += 1
+            name = self._names.get(id(module), type(module).__name__)
+            self._require_outside_layer(name, module)
+            self.cell_calls[name] += 1
         if isinstance(module, Recurrent):
             lengths = kwargs.get("lengths", args[2] if len(args) > 2 else None)
             if isinstance(lengths, Tensor):
@@ -45,6 +47,13 @@ class Recorder:
                 self.packs.append(PackCall(tuple(lengths.tolist()), lengths.data_ptr(), x.shape[0]))  # type: ignore[union-attr]
             return self._within(original, module, *args, **kwargs)
         return original(module, *args, **kwargs)
+
+    def _require_outside_layer(self, name: str, module: nn.RNNCellBase) -> None:
+        if self.inside_layer:
+            raise UnsupportedModule(
+                f"module '{name}', an nn.{type(module).__name__}, is called by the cell of an edgeseq.Recurrent; in a cell of your "
+                f"own call one of edgeseq.cells instead, such as edgeseq.{operator_of(module)}Cell, with its state and input"
+            )
 
     def _within(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a layer whose own packing is no call of the user's."""

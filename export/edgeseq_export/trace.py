@@ -189,7 +189,8 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _first_line(error: BaseException) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     return f"{type(error).__name__}: {line[:300].rstrip('.')}"
 
 
@@ -209,6 +210,16 @@ def _place(error: BaseException, model: nn.Module) -> str:
 
 
 _WAYS_OUT: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (
+        lambda text: "Expected init and carry to have same metadata" in text,
+        "A cell's step gives a state (rhs) of another dtype or shape than it was given (lhs), which is the cell's initial_state in "
+        "the first step; make the two alike",
+    ),
+    (
+        lambda text: "higher order operator" in text and "captured completely" in text,
+        "A cell's step does what no graph can hold: an `if` on a tensor's values, .item(), or a recurrent layer inside the step. "
+        "Use torch.where, and run layers in project or around the edgeseq.Recurrent",
+    ),
     (
         lambda text: "specialized it to be a constant" in text or ("constant" in text and "dynamic" in text),
         "A named axis became a constant: a Python loop over it, a reshape to a fixed size, or int(), float(), math.sqrt() or "
