@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,7 +107,9 @@ class Run:
         """
         if name in self.figures:
             raise ValueError(f"this run has a figure '{name}' already; it would be overwritten")
-        with rc_context(STYLE):
+        with rc_context(STYLE), warnings.catch_warnings():
+            # PyTorch 2.13's tensors become arrays by NumPy 1's protocol, which NumPy 2 remarks on.
+            warnings.filterwarnings("ignore", "__array", DeprecationWarning)
             figure = Figure(figsize=subplots.pop("figsize", None), layout="constrained")
             FigureCanvasAgg(figure)
             yield figure, figure.subplots(**subplots)
