@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,6 +134,22 @@ def test_its_short_version_runs_and_reaches_what_it_wants(name, tmp_path, monkey
             assert graph["passed"]
             assert (tmp_path / graph["file"]).is_file()
             assert sum(graph["census"].values()) >= 1
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "gait-phase"])  # it streams for seconds
+def test_a_short_version_that_learns_nothing_misses_what_it_wants(name, tmp_path, monkeypatch):
+    import torch
+
+    from edgeseq_recipes.run import Run
+
+    original = Run.fit
+
+    def fit(self, fit_name, model, loss, schedule, *, score=None, optimizer=None):
+        schedule = replace(schedule, steps=1, decay="none")
+        return original(self, fit_name, model, loss, schedule, score=score, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+
+    monkeypatch.setattr(Run, "fit", fit)
+    assert train(name, "--quick", "--out", tmp_path) == 1
 
 
 def test_the_catalogue_is_read_without_pytorch():

@@ -52,11 +52,12 @@ def run_correlated_outputs(run: Run) -> Findings:
         draw_scores(left, fits, bounds)
         draw_pairs(right, samples)
     fed, unfed = fits["feedback"].held_out, fits["independent"].held_out
-    within = between(run.pick(0.97, 0.95), run.pick(1.03, 1.12))
+    # Untrained, a network without feedback is at 1.12: as good as log V a token.
+    within, near = between(0.97, run.pick(1.03, 1.1)), between(0.97, run.pick(1.03, 1.07))
     return Findings(
         measures=(
             Measure("with feedback: loss over the exact entropy H(y | x)", fed / bounds.joint, within),
-            Measure("without: loss over the exact sum of the marginals' entropies", unfed / bounds.marginals, within),
+            Measure("without: loss over the exact sum of the marginals' entropies", unfed / bounds.marginals, near),
             Measure("without: loss over the exact entropy H(y | x)", unfed / bounds.joint, at_least(1.2)),
             Measure("with feedback: loss over the sum of the marginals' entropies", fed / bounds.marginals, at_most(0.8)),
         ),

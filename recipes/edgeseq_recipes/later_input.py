@@ -16,7 +16,7 @@ from edgeseq import Cell, GRUCell, LSTMCell, Recurrent, RNNCell
 from edgeseq.models import BidirectionalRNN
 from edgeseq.training import Schedule
 from edgeseq_export import ExportRequest
-from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_least, at_most, between
+from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_least, between
 from edgeseq_recipes.run import Run
 
 TYPES = 3  # of marks
@@ -165,7 +165,7 @@ def run_later_input(run: Run) -> Findings:
             both = direction == "both directions"
             wanted = run.pick(
                 at_least(0.99) if both else between(limit.accuracy - 0.02, limit.accuracy + chance),
-                at_least(limit.accuracy + 0.1) if both else at_most(limit.accuracy + chance),
+                at_least(limit.accuracy + 0.1) if both else between(limit.accuracy - 0.1, limit.accuracy + chance),
             )
             measures.append(Measure(f"{kind}, {direction}: held-out accuracy", accuracy(net, held_out), wanted))
     with run.figure("later-input", ncols=2, figsize=(9.0, 3.4), width_ratios=(3, 2)) as (_, (left, right)):

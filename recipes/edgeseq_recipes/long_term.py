@@ -23,7 +23,7 @@ RADII = (0.9, 1.0, 1.1)
 SYMBOLS, BATCH = 4, 64
 SMALL = 0.5  # what a small recurrent weight multiplies lengths by, in every direction
 FAINT = 0.01
-SLICES = (1, 10, 25, 50)
+SLICES = (0, 1, 10, 25, 50)
 NETS = {"small": "tanh RNN, W = Q/2", "orthogonal": "tanh RNN, W = Q", "lstm": "LSTM"}
 COLOURS = {"small": "C3", "orthogonal": "C0", "lstm": "C2"}
 
@@ -148,7 +148,7 @@ def run_long_term(run: Run) -> Findings:
         caption=(
             "(a) What one step's matrix does to a gradient over many: the eigenvalues predict it. (b, c) Gradient norm against "
             "distance of three networks that have to recall the first symbol. Below: a 100-dimensional tanh RNN along a line of "
-            "initial states, after 1 to 50 steps."
+            "initial states, after 0 to 50 steps."
         ),
     )
 
@@ -212,7 +212,7 @@ def draw(run: Run, growths: dict[str, list[Growth]], folded: Slice, trained: dic
         after_ax.sharey(before_ax)
         before_ax.set_ylabel("gradient norm ‖∂s[T]/∂s[T−k]‖")
         before_ax.legend(loc="lower left")
-        slices = figure.add_subfigure(lower).subplots(1, len(SLICES), sharey=True)
+        slices = figure.add_subfigure(lower).subplots(1, len(SLICES))
         draw_slices(slices, folded)
 
 
@@ -237,7 +237,7 @@ def draw_slices(axes: list[Axes], folded: Slice) -> None:
     """The projected state along the line of initial states, after some compositions."""
     for ax, t in zip(axes, SLICES, strict=True):
         ax.plot(folded.coordinates, folded.outputs[t], color="C0", linewidth=0.6)
-        ax.set(title=f"(d) after {t} step{'s' if t > 1 else ''}", xlabel="coordinate of h[0]")
+        ax.set(title=f"(d) after {t} step{'s' if t != 1 else ''}", xlabel="coordinate of h[0]")
     axes[0].set_ylabel("projection of h[t]")
 
 

@@ -75,7 +75,7 @@ def run_markov_source(run: Run) -> Findings:
             Measure(
                 f"window of {ORDER - 1}: loss over the least that any such window can have",
                 of_window[ORDER - 1] / blind,
-                between(0.98, run.pick(1.02, 1.2)),
+                between(0.98, run.pick(1.02, 1.1)),
             ),
             Measure(
                 f"RNN: loss on a token from {distance} steps before, over log V",
