@@ -219,6 +219,21 @@ def test_a_run_that_diverges_stops_with_the_weights_before():
     assert net.weight.isfinite().all()
 
 
+def test_where_every_score_is_nan_so_is_the_best():
+    net, loss, _ = setting()
+    assert math.isnan(fit(net, loss, Schedule(2), score=lambda: math.nan).best)
+    history = fit(net, loss, Schedule(2))
+    assert history.best == history.losses[-1]
+
+
+def test_what_a_model_draws_is_not_what_its_batch_is_drawn_from():
+    net, loss, _ = setting()
+    drawn = []
+    fit(net, lambda generator: (drawn.append((torch.rand(9, generator=generator), torch.rand(9))), loss(generator))[1], Schedule(2))
+    (batch, own), (next_batch, next_own) = drawn
+    assert len({tuple(draws.tolist()) for draws in (batch, own, next_batch, next_own)}) == 4
+
+
 def test_evaluation_is_in_eval_mode_without_gradients_and_training_is_not():
     net, loss, _ = setting()
     modes = []
@@ -247,6 +262,8 @@ def damage(path, how):
         del data[len(data) // 2 :]
     if how == "flipped":
         data[-5] ^= 1
+    if how == "settings":
+        data = data.replace(b"0.999", b"0.888")
     if how == "empty":
         data.clear()
     path.write_bytes(data)
@@ -256,7 +273,13 @@ def damage(path, how):
 
 @pytest.mark.parametrize(
     ("how", "message"),
-    [("cut", "no readable"), ("flipped", "damaged"), ("empty", "no readable"), ("weights", "format 1; found none")],
+    [
+        ("cut", "no readable"),
+        ("flipped", "damaged"),
+        ("settings", "damaged"),
+        ("empty", "no readable"),
+        ("weights", "format 1; found none"),
+    ],
 )
 def test_a_damaged_checkpoint_is_said_and_changes_nothing(how, message, tmp_path):
     net, loss, _ = setting()
@@ -277,6 +300,8 @@ def test_a_damaged_checkpoint_is_said_and_changes_nothing(how, message, tmp_path
         ({"H": 6}, r"out.weight is \(1, 5\) and should be \(1, 6\)"),
         ({"optimizer": lambda p: torch.optim.SGD(p, lr=0.1)}, "optimizer was Adam and is SGD"),
         ({"optimizer": lambda p: torch.optim.Adam(list(p)[2:])}, r"had \[8\] parameters and have \[6\]"),
+        ({"optimizer": lambda p: torch.optim.Adam(p, lr=0.02, betas=(0.8, 0.9))}, r"betas was \[0.9, 0.999\] and is \[0.8, 0.9\]"),
+        ({"optimizer": lambda p: torch.optim.Adam(p, lr=0.5)}, r"learning_rates was \[0.02\] and is \[0.5\]"),
         ({"schedule": replace(SCHEDULE, steps=20)}, "30 steps"),
     ],
 )

@@ -21,6 +21,7 @@ from edgeseq.weights import misfits
 
 FORMAT = 1
 _METADATA = "edgeseq_training"
+_DIGEST = "edgeseq_training_sha256"
 
 
 class CheckpointError(ValueError):
@@ -67,12 +68,12 @@ def save_checkpoint(path: str | PathLike[str], progress: Progress, settings: Map
     tensors["history/scores"] = torch.tensor(progress.scores, dtype=torch.float64).reshape(-1, 2)  # (evaluations, 2)
     metadata = {
         "format": FORMAT,
-        "sha256": _digest(tensors),
         "step": progress.step,
         **settings,
         "optimizer": {"class": type(progress.optimizer).__name__, "groups": state["param_groups"], "numbers": numbers},
     }
-    _write(Path(path), tensors, {_METADATA: _json(metadata, progress.optimizer)})
+    text = _json(metadata, progress.optimizer)
+    _write(Path(path), tensors, {_METADATA: text, _DIGEST: _digest(tensors, text)})
 
 
 def load_checkpoint(path: str | PathLike[str], progress: Progress, settings: Mapping[str, Any], steps: int) -> None:
@@ -140,22 +141,24 @@ def _json(metadata: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> str:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            found = file.metadata() or {}
+            text = found.get(_METADATA, "{}")
+            metadata = json.loads(text)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"{path} is no readable checkpoint: {error}; delete it and start anew, or resume from a copy"
         ) from error
     if metadata.get("format") != FORMAT:
-        found = metadata.get("format", "none, so it was not written by edgeseq.training")
-        raise CheckpointError(f"{path} should be a checkpoint of format {FORMAT}; found {found}; start anew without resuming")
-    if metadata.get("sha256") != _digest(tensors):
-        raise CheckpointError(f"{path} is damaged: its tensors are not those that were written; delete it and start anew")
+        other = metadata.get("format", "none, so it was not written by edgeseq.training")
+        raise CheckpointError(f"{path} should be a checkpoint of format {FORMAT}; found {other}; start anew without resuming")
+    if found.get(_DIGEST) != _digest(tensors, text):
+        raise CheckpointError(f"{path} is damaged: it holds other values than were written; delete it and start anew")
     return metadata, tensors
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:
+    digest = hashlib.sha256(metadata.encode())
     for name in sorted(tensors):
         values = tensors[name].detach().cpu().contiguous().reshape(-1)
         digest.update(f"{name} {tuple(tensors[name].shape)} {values.dtype} ".encode())
@@ -171,11 +174,17 @@ def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
 def _optimizer_misfits(found: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> Iterator[str]:
     if found["class"] != type(optimizer).__name__:
         yield f"the optimizer was {found['class']} and is {type(optimizer).__name__}"
-    before, now = (
-        [len(group["params"]) for group in groups] for groups in (found["groups"], optimizer.state_dict()["param_groups"])
-    )
+        return
+    groups = found["groups"], json.loads(json.dumps(optimizer.state_dict()["param_groups"], default=str))
+    before, now = ([len(group["params"]) for group in each] for each in groups)
     if before != now:
         yield f"its parameter groups had {before} parameters and have {now}"
+        return
+    for old, new in zip(*groups, strict=True):
+        # The learning rate is the schedule's to change.
+        for name in sorted((old.keys() & new.keys()) - {"params", "lr"}):
+            if old[name] != new[name]:
+                yield f"{found['class']}'s {name} was {old[name]} and is {new[name]}"
 
 
 def _optimizer_state(found: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class History:
     losses: tuple[float, ...]  # one a step
     gradient_norms: tuple[float, ...]  # before clipping, one a step
     scores: tuple[tuple[int, float], ...]  # (step, score)
-    best: float  # best score; the last loss where there is none
+    best: float  # best score, NaN where all are; the last loss where nothing was scored
     stopped: str  # "finished", "target", "patience" or "diverged": a loss or gradient that is not finite
 
 
@@ -81,8 +81,8 @@ def fit(
 ) -> History:
     """Train `model` in place; it ends in eval mode, with its best-scored weights where there is a score.
 
-    Every step draws from generators seeded with (schedule.seed, step): the one that `loss` is given and PyTorch's own, which
-    dropout uses. A run that is resumed so takes the very steps of one that was never interrupted, bit for bit.
+    Every step draws from two independent generators seeded from (schedule.seed, step): the one that `loss` is given and PyTorch's
+    own, which dropout uses. A run that is resumed so takes the very steps of one that was never interrupted, bit for bit.
 
     Args:
         model: trained in place.
@@ -105,8 +105,9 @@ def fit(
     make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=schedule.learning_rate))
     progress = Progress(model, make(model.parameters()))
     rates = [group["lr"] for group in progress.optimizer.param_groups]
+    settings = {**_settings(schedule), "learning_rates": rates}
     if resume and checkpoint is not None and Path(checkpoint).exists():
-        load_checkpoint(checkpoint, progress, _settings(schedule), schedule.steps)
+        load_checkpoint(checkpoint, progress, settings, schedule.steps)
     with deferred_interrupts() as interrupted:
         while not _stopped(progress, schedule):
             _take_step(progress, loss, schedule, rates)
@@ -114,7 +115,7 @@ def fit(
             if due and score is not None and math.isfinite(progress.gradient_norms[-1]):
                 _evaluate(progress, score)
             if checkpoint is not None and (due or interrupted()):
-                save_checkpoint(checkpoint, progress, _settings(schedule))
+                save_checkpoint(checkpoint, progress, settings)
             if watch is not None:
                 watch(progress.step, progress.losses[-1], _score_of_last_step(progress))
             if interrupted():
@@ -128,13 +129,13 @@ def fit(
 def _take_step(progress: Progress, loss: Loss, schedule: Schedule, rates: list[float]) -> None:
     """One update; none where the loss or its gradient is not finite, which only goes into the history."""
     step, parameters = progress.step + 1, list(progress.model.parameters())
-    seed = int(np.random.SeedSequence((schedule.seed, step)).generate_state(1, np.uint64)[0])
-    torch.manual_seed(seed)
+    batch, dropout = np.random.SeedSequence((schedule.seed, step)).generate_state(2, np.uint64).tolist()
+    torch.manual_seed(dropout)
     for group, rate in zip(progress.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * schedule.rate(step)
     progress.model.train()
     progress.optimizer.zero_grad()
-    value = loss(torch.Generator().manual_seed(seed))
+    value = loss(torch.Generator().manual_seed(batch))
     value.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(parameters, schedule.clip_norm or math.inf)
     if schedule.clip_value is not None:
@@ -188,7 +189,7 @@ def _settings(schedule: Schedule) -> dict[str, Any]:
 
 
 def _history(progress: Progress, schedule: Schedule) -> History:
-    best = min((s for _, s in progress.scores if not math.isnan(s)), default=progress.losses[-1])
+    best = min((s for _, s in progress.scores if not math.isnan(s)), default=math.nan if progress.scores else progress.losses[-1])
     return History(
         steps=progress.step,
         losses=tuple(progress.losses),
