@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,14 +25,14 @@ from edgeseq_recipes.gait_data import (
     reference_phase,
     squared_error,
 )
-from edgeseq_recipes.gait_network import GaitNetwork, streaming_request
+from edgeseq_recipes.gait_network import GaitEnsemble, GaitNetwork, streaming_request
 from edgeseq_recipes.gait_vendor import RECORDED, VALIDATED, WINDOW, VendorModel, vendor_scaling
 from edgeseq_recipes.gait_windows import Variation, Windows
 from edgeseq_recipes.run import Run
 from edgeseq_runtime import load, measure_parity, open_bundle
 from edgeseq_runtime.errors import UsageError
 
-STILL = Variation(turns=0, pace=0, gain=0, tilt=0, noise=0)
+STILL = Variation(turns=0, pace=0, rhythm=0, bend=0, gain=0, tilt=0, noise=0)
 
 
 def small_network(width=3, hidden=4):
@@ -93,8 +94,10 @@ def test_network_equals_its_equations():
     assert h.shape == (1, 2, 4)
 
 
-def test_chunk_by_chunk_equals_the_whole():
-    network = small_network(width=5)
+@pytest.mark.parametrize("members", [1, 2])
+def test_chunk_by_chunk_equals_the_whole(members):
+    networks = [small_network(width=5) for _ in range(members)]
+    network = GaitEnsemble(networks) if members > 1 else networks[0]
     x = torch.randn(17, 3, 2, dtype=torch.float64)
     with torch.no_grad():
         whole = network(x, *network.start(3))
@@ -123,14 +126,30 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda *given: network(*given), inputs)
 
 
+def test_an_ensemble_says_the_mean_direction_of_its_members():
+    members = [small_network(), small_network(), small_network()]
+    network = GaitEnsemble(members)
+    x = torch.randn(9, 2, 2, dtype=torch.float64)
+    with torch.no_grad():
+        now, ahead, context, h = network(x, *network.start(2))
+        states = [member(x, *member.start(2))[3] for member in members]
+    for b in range(2):
+        total = sum(phases_by_loop(member, x[:, b].numpy()) for member in members)
+        np.testing.assert_allclose(now[:, b], total[:, :2] / np.hypot(total[:, :1], total[:, 1:2]), atol=1e-10)
+        np.testing.assert_allclose(ahead[:, b], total[:, 2:] / np.hypot(total[:, 2:3], total[:, 3:]), atol=1e-10)
+    assert context.equal(x[-2:])
+    torch.testing.assert_close(h, torch.cat(states))
+
+
 def test_exported_network_streams_and_is_proved(tmp_path):
-    network = GaitNetwork(torch.tensor([0.3, -0.2]), torch.tensor([0.5, 2.0])).eval()
+    mean, scale = torch.tensor([0.3, -0.2]), torch.tensor([0.5, 2.0])
+    network = GaitEnsemble([GaitNetwork(mean, scale), GaitNetwork(mean, scale)]).eval()
     path = tmp_path / "gait.edgeseq"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExportNotice)
         export_request(streaming_request(network), path)
     bundle = open_bundle(path)
-    assert bundle.manifest.census == {"GRU": 1}
+    assert bundle.manifest.census == {"GRU": 2}
     assert bundle.state == {"context": "context_out", "h": "h_out"}
     assert measure_parity(path, device="cpu").passed
     x = torch.randn(40, 1, 2)
@@ -257,16 +276,32 @@ def test_windows_are_the_recordings_rows():
     torch.testing.assert_close(ahead, now + 7)
 
 
-def test_a_faster_walk_has_a_faster_velocity():
-    """The angle's slope stays the velocity, however fast a window is walked and however far it swings."""
+@pytest.mark.parametrize(("rhythm", "bend"), [(0, 0), (0.25, 0), (0, 0.5), (0.25, 0.5)])
+def test_a_faster_walk_has_a_faster_velocity(rhythm, bend):
+    """The angle's slope stays the velocity, however fast a window is walked, in what rhythm, and however far it swings."""
     t = np.arange(2000) / 100
     angle, velocity = 0.4 * np.sin(2 * np.pi * t), 0.8 * np.pi * np.cos(2 * np.pi * t)
     recording = walk("swing", np.stack([angle, velocity], 1))
-    vary = Variation(turns=0, pace=0.3, gain=0.3, tilt=0.5, noise=0)
+    recording = replace(recording, phase=unit_vectors(360 * (t % 1) - 180))
+    vary = Variation(turns=0, pace=0.3, rhythm=rhythm, bend=bend, gain=0.3, tilt=0.5, noise=0)
     x, _, _ = Windows([recording], 20, vary).draw(torch.Generator().manual_seed(0), 300, 16)
     slope = (x[2:, :, 0] - x[:-2, :, 0]) / 0.02
     assert (slope - x[1:-1, :, 1]).abs().max() < 0.1
     assert x[:, :, 1].amax(dim=0).std() > 0.2  # and they do differ
+
+
+def test_another_rhythm_and_swing_leave_the_peaks_where_they_were():
+    t = np.arange(3000) / 100
+    angle, velocity = 0.4 * np.cos(2 * np.pi * t), -0.8 * np.pi * np.sin(2 * np.pi * t)
+    recording = walk("swing", np.stack([angle, velocity], 1), unit_vectors(360 * (t % 1) - 180))
+    vary = Variation(turns=0, pace=0.2, rhythm=0.25, bend=0.5, gain=0.2, tilt=0.5, noise=0)
+    x, phase, _ = Windows([recording], 20, vary).draw(torch.Generator().manual_seed(1), 300, 16)
+    peak = (x[1:-1, :, 0] > x[:-2, :, 0]) & (x[1:-1, :, 0] >= x[2:, :, 0])
+    at_peaks = phase[1:-1][peak].numpy()
+    assert len(at_peaks) >= 32
+    assert angular_error(at_peaks, unit_vectors(np.full(len(at_peaks), 180.0))).max() < 12  # three rows
+    plain, _, _ = Windows([recording], 20, replace(vary, rhythm=0, bend=0)).draw(torch.Generator().manual_seed(1), 300, 16)
+    assert (x - plain)[..., 0].abs().amax() > 0.05
 
 
 def test_a_window_longer_than_a_recording_is_refused():

@@ -1,6 +1,8 @@
-"""The phase of the gait from a hip sensor: a causal convolution, a GRU, and two readouts."""
+"""The phase of the gait from a hip sensor: a causal convolution, a GRU, and two readouts; and several such networks together."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,12 +60,40 @@ class GaitNetwork(nn.Module):
         return like.new_zeros(self.conv.kernel_size[0] - 1, batch, INPUTS), like.new_zeros(1, batch, self.gru.hidden_size)
 
 
+class GaitEnsemble(nn.Module):
+    """Networks that start from weights of their own; together they say the mean of what each says.
+
+    What one of them has wrong by chance, the others have not (model averaging: Goodfellow et al., Deep Learning, section 7.11).
+
+    Args:
+        members: M networks of the same sizes.
+    """
+
+    def __init__(self, members: Sequence[GaitNetwork]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor, context: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `GaitNetwork.forward`, with one state for each member: h and h_out are (M, B, H)."""
+        found = [member(x, context, own) for member, own in zip(self.members, h[:, None].unbind(), strict=True)]
+        now, ahead, contexts, states = zip(*found, strict=True)
+        mean_now, mean_ahead = torch.stack(now).mean(dim=0), torch.stack(ahead).mean(dim=0)  # (T, B, 2) each
+        return unit(mean_now), unit(mean_ahead), contexts[0], torch.cat(states)
+
+    def start(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Context, which the members share, and h of streams that begin."""
+        first = self.members[0]
+        assert isinstance(first, GaitNetwork)
+        context, h = first.start(batch)
+        return context, h.repeat(len(self.members), 1, 1)
+
+
 def unit(vector: Tensor) -> Tensor:
     """The vector (..., 2) at length 1."""
     return vector / torch.sqrt((vector * vector).sum(dim=-1, keepdim=True) + 1e-12)
 
 
-def streaming_request(network: GaitNetwork, name: str = "gait-phase") -> ExportRequest:
+def streaming_request(network: GaitNetwork | GaitEnsemble, name: str = "gait-phase") -> ExportRequest:
     """What exports it: time and batch dynamic, the convolution's context and h as state."""
     x = torch.randn(12, 3, INPUTS)
     context, h = network.start(3)

@@ -26,7 +26,7 @@ from edgeseq_recipes.gait_data import (
     reference_phase,
     squared_error,
 )
-from edgeseq_recipes.gait_network import LEAD, GaitNetwork, streaming_request
+from edgeseq_recipes.gait_network import LEAD, GaitEnsemble, GaitNetwork, streaming_request
 from edgeseq_recipes.gait_vendor import RECORDED, VALIDATED, WINDOW, VendorModel, vendor_scaling
 from edgeseq_recipes.gait_windows import Windows
 from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_most
@@ -34,7 +34,8 @@ from edgeseq_recipes.run import Run
 from edgeseq_runtime import Session, load
 
 SETTLED = 60  # rows of a training window that are not learned from: the state starts at zero
-STEPS = 1500
+MEMBERS = 3
+STEPS = 550
 STRETCH = (3200, 4400)  # rows that are drawn: a stop and a start
 
 # Which of our outputs each vendor's model is compared with, and how many rows ahead that is.
@@ -68,21 +69,27 @@ def run(run: Run) -> Findings:
     )
 
 
-def trained_network(run: Run, recordings: Mapping[str, Recording]) -> GaitNetwork:
-    """The network, trained without the held-out recording and kept where its error on that one is least."""
+def trained_network(run: Run, recordings: Mapping[str, Recording]) -> GaitEnsemble:
+    """The networks, each trained on windows of its own, without the held-out recording.
+
+    Their weights are kept where the error of all together on that one is least.
+    """
     learned = [relabelled(recording) for name, recording in recordings.items() if name != HELD_OUT]
     signal = np.concatenate([recording.signal for recording in learned])
-    network = GaitNetwork(
-        torch.tensor(signal.mean(axis=0), dtype=torch.float32), torch.tensor(signal.std(axis=0), dtype=torch.float32)
-    )
+    mean, scale = (torch.tensor(value, dtype=torch.float32) for value in (signal.mean(axis=0), signal.std(axis=0)))
+    members = [GaitNetwork(mean, scale) for _ in range(MEMBERS)]
+    network = GaitEnsemble(members)
     windows = Windows(learned, LEAD)
     steps, batch = run.pick((400, 32), (200, 8))
 
-    def loss(generator: torch.Generator) -> Tensor:
+    def member_loss(member: GaitNetwork, generator: torch.Generator) -> Tensor:
         x, now, ahead = windows.draw(generator, steps, batch)  # (T, B, 2) each
-        found_now, found_ahead, _, _ = network(x, *network.start(batch))
+        found_now, found_ahead, _, _ = member(x, *member.start(batch))
         off = torch.cat([found_now - now, found_ahead - ahead], dim=-1)[SETTLED:]  # (T - SETTLED, B, 4)
         return off.square().mean()
+
+    def loss(generator: torch.Generator) -> Tensor:
+        return torch.stack([member_loss(member, generator) for member in members]).mean()
 
     held_out = recordings[HELD_OUT]
     rows = scored_rows(held_out, every=1)[: run.pick(None, 3000)]
@@ -92,7 +99,7 @@ def trained_network(run: Run, recordings: Mapping[str, Recording]) -> GaitNetwor
         return sum(squared_error(found[name], held_out.phase[rows + lead]) for name, (_, lead) in HORIZONS.items())
 
     schedule = Schedule(
-        steps=run.pick(STEPS, 50), learning_rate=run.pick(4e-3, 1e-2), decay="cosine", evaluate_every=run.pick(150, 50)
+        steps=run.pick(STEPS, 50), learning_rate=run.pick(4e-3, 1e-2), decay="cosine", evaluate_every=run.pick(110, 50)
     )
     run.fit("gait-phase", network, loss, schedule, score=score)
     return network
@@ -100,10 +107,11 @@ def trained_network(run: Run, recordings: Mapping[str, Recording]) -> GaitNetwor
 
 def relabelled(recording: Recording) -> Recording:
     """With the phase that the test file is measured by, in place of labels that now and then follow no rule."""
-    return replace(recording, phase=reference_phase(recording.signal[:, 0])[0])
+    phase, clear = reference_phase(recording.signal[:, 0])
+    return replace(recording, phase=phase, clear=clear)
 
 
-def exported_session(network: GaitNetwork, folder: Path) -> Session:
+def exported_session(network: GaitEnsemble, folder: Path) -> Session:
     """The network as what runs on a device: a bundle, opened on one thread of the CPU."""
     path = folder / "gait-phase.edgeseq"
     with warnings.catch_warnings():
@@ -117,7 +125,7 @@ def scored_rows(recording: Recording, every: int) -> Array:
     return np.arange(WINDOW - 1, len(recording) - LEAD, every)
 
 
-def network_phases(network: GaitNetwork, signal: Array, rows: Array) -> Phases:
+def network_phases(network: GaitEnsemble, signal: Array, rows: Array) -> Phases:
     x = torch.tensor(signal, dtype=torch.float32)[:, None]  # (T, 1, 2)
     now, ahead, _, _ = network(x, *network.start(1))
     return {"now": now[rows, 0].numpy(), "ahead": ahead[rows, 0].numpy()}
