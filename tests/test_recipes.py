@@ -240,6 +240,34 @@ def test_a_folder_that_can_not_be_made_is_bad_usage(install, tmp_path):
         train("small", "--out", tmp_path / "file" / "folder")
 
 
+def test_a_folder_that_can_not_be_written_to_is_bad_usage(install, tmp_path):
+    install()
+    (tmp_path / "small.png").mkdir()
+    with pytest.raises(UsageError, match=r"can't write to .*small\.png.*--out"):
+        train("small", "--out", tmp_path)
+
+
+def test_a_fresh_run_deletes_what_an_earlier_one_left_and_nothing_else(install, tmp_path):
+    folder = tmp_path / "run"
+    install(figures=("early",))
+    assert train("small", "--out", folder) == 0
+    found = json.loads((folder / "metrics.json").read_text())
+    found["graphs"] = [{"file": "early.edgeseq"}, {"file": "../beside.edgeseq"}]
+    (folder / "metrics.json").write_text(json.dumps(found))
+    for path in (folder / "early.edgeseq", folder / "notes.png", tmp_path / "beside.edgeseq"):
+        path.touch()
+    install(figures=("late",))
+    assert train("small", "--out", folder, "--resume") == 0
+    assert (folder / "early.edgeseq").exists()
+    (folder / "metrics.json").write_text(json.dumps(found))
+    assert train("small", "--out", folder) == 0
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"checkpoints", "first.safetensors", "second.safetensors", "late.png", "metrics.json", "notes.png"}
+    assert (tmp_path / "beside.edgeseq").exists()
+    (folder / "metrics.json").write_text("[]")
+    assert train("small", "--out", folder) == 0
+
+
 def test_a_fit_or_figure_is_never_overwritten_by_another(install, tmp_path):
     install(figures=("a", "a"))
     with pytest.raises(ValueError, match="has a figure 'a' already"):

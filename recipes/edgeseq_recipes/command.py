@@ -11,7 +11,7 @@ import typer
 from edgeseq.training import CheckpointError
 from edgeseq_recipes.catalogue import NAMES, load_recipe
 from edgeseq_recipes.recipe import Findings, Recipe
-from edgeseq_recipes.report import METRICS, Graph, export_graph, metrics, write_metrics
+from edgeseq_recipes.report import METRICS, Graph, export_graph, metrics, remove_run, write_metrics
 from edgeseq_recipes.run import Run
 from edgeseq_recipes.screen import ERR, show_list, show_recipe, show_results
 from edgeseq_runtime.errors import UsageError
@@ -44,6 +44,8 @@ def train_command(
         passed = run_recipe(recipe, Run(folder, seed=seed, quick=quick, resume=resume), export=export)
     except CheckpointError as error:
         raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"can't write to {folder}: {error}; make room there, or name another folder with --out") from error
     except KeyboardInterrupt:
         ERR.print(f"stopped; the same command with --resume goes on from {folder}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -55,7 +57,10 @@ def run_recipe(recipe: Recipe, run: Run, *, export: bool) -> bool:
     """Run it, write its metrics and its bundles, and say whether every wanted figure was reached and every bundle is equal."""
     # Small networks run faster on one thread, and equal from machine to machine.
     torch.set_num_threads(1)
-    (run.folder / METRICS).unlink(missing_ok=True)
+    if run.resume:
+        (run.folder / METRICS).unlink(missing_ok=True)
+    else:
+        remove_run(run.folder)
     show_recipe(recipe)
     findings = recipe.run(run)
     graphs = _export(findings, run.folder) if export else []

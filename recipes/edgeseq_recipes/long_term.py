@@ -246,6 +246,6 @@ RECIPE = Recipe(
     row="9",
     title="Long-term dependencies: products of Jacobians",
     claim="A gradient changes by powers of the recurrent map's eigenvalues: below one it vanishes, above one it explodes.",
-    exported_as="-",
+    exported_as="–",
     run=run_long_term,
 )

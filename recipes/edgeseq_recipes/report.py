@@ -96,6 +96,18 @@ def write_metrics(folder: Path, values: Mapping[str, Any]) -> None:
     os.replace(temporary, folder / METRICS)
 
 
+def remove_run(folder: Path) -> None:
+    """Delete metrics.json and what it names: weights, pictures and bundles of an earlier run, which are not this one's."""
+    try:
+        found = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        names = [*found["figures"], *(f"{fit['name']}.safetensors" for fit in found["fits"])]
+        names += [graph["file"] for graph in found["graphs"]]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        names = []
+    for name in (*names, METRICS):
+        (folder / Path(name).name).unlink(missing_ok=True)
+
+
 def _measure(measure: Measure) -> dict[str, Any]:
     wanted = measure.wanted and {"low": _json(measure.wanted.low), "high": _json(measure.wanted.high), "text": str(measure.wanted)}
     return {"what": measure.what, "reached": _json(measure.reached), "wanted": wanted, "ok": measure.ok}
