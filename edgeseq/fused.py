@@ -21,7 +21,7 @@ class FusedCell(NamedTuple):
 
 def fused_cell(cell: Cell) -> FusedCell | None:
     """The fused form of a cell that computes what PyTorch's own does; None for every other."""
-    equations = type(cell).project, type(cell).step
+    equations = equations_of(cell)
     if isinstance(cell, RNNCell) and equations == (RNNCell.project, RNNCell.step):
         layer = torch.rnn_tanh if cell.nonlinearity == "tanh" else torch.rnn_relu
         return FusedCell(layer, (cell.weight_ih, cell.weight_hh, cell.bias, torch.zeros_like(cell.bias)))
@@ -35,6 +35,12 @@ def fused_cell(cell: Cell) -> FusedCell | None:
         hidden_bias = torch.cat([torch.zeros_like(cell.bias[: 2 * cell.hidden_size]), cell.bias_hn])
         return FusedCell(torch.gru, (cell.weight_ih, cell.weight_hh, cell.bias, hidden_bias))
     return None
+
+
+def equations_of(cell: Cell) -> tuple[Any, Any]:
+    """The functions behind `cell.project` and `cell.step`: a class' own, unless a subclass or the instance has others."""
+    project, step = (getattr(getattr(cell, name), "__func__", None) for name in ("project", "step"))
+    return project, step
 
 
 def run_fused(cell: FusedCell, x: Tensor, state: State, lengths: Tensor | None, *, reverse: bool) -> tuple[Tensor, State]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from edgeseq import Cell, LSTMCell, Recurrent
+from edgeseq import Cell, IndRNNCell, LSTMCell, ProjectedLSTMCell, Recurrent
 from edgeseq.diagnostics import (
     DiagnosticsError,
     LinearRecurrence,
@@ -381,11 +381,20 @@ def test_a_layer_by_itself_is_diagnosed_on_its_last_steps(make):
     assert found.jacobian_radius == pytest.approx(spectral_radius(mean_jacobian(late)))
 
 
+def test_the_recurrent_weight_of_a_projection_is_block_times_projection_and_a_units_own_is_its_magnitude():
+    projected, independent = ProjectedLSTMCell(3, 4, 2), IndRNNCell(3, 4)
+    with torch.no_grad():
+        independent.weight_hh.copy_(torch.tensor([0.1, -0.9, 0.5, 0.0]))
+    found = diagnose(Recurrent(projected, backward=independent), torch.randn(5, 2, 3))
+    W, V = projected.weight_hh.detach().numpy().reshape(4, 4, 2), projected.weight_hr.detach().numpy()
+    close(found["Recurrent.cell"].weight_radii, [np.abs(np.linalg.eigvals(block @ V)).max() for block in W], 1e-5)
+    close(found["Recurrent.backward"].weight_radii, [0.9], 1e-6)
+
+
 class Outer(Cell):
     """A cell whose state is a matrix: M' = 0.8 M + x xᵀ / 2."""
 
     state_shapes = ((3, 3),)
-    state_sizes = (9,)
 
     def initial_state(self, x):
         return (x.new_zeros(x.shape[1], 3, 3),)

@@ -11,6 +11,7 @@ import edgeseq_runtime
 from edgeseq import Cell, GRUCell, LSTMCell, Recurrent, RecurrentStack, RNNCell
 from edgeseq.fused import fused_cell
 from edgeseq_export import export
+from edgeseq_export.native_cells import native_cell
 from edgeseq_runtime.errors import UnsupportedModule
 
 FEATURES, H = 3, 4
@@ -150,6 +151,20 @@ def test_a_subclass_with_equations_of_its_own_is_neither_fused_nor_native():
     np.testing.assert_allclose(y.detach().numpy(), expected, atol=1e-6)
 
 
+def test_equations_of_an_instance_are_neither_fused_nor_native():
+    cell = GRUCell(FEATURES, H)
+    step = cell.step
+    cell.step = lambda state, projected: step(state, 2 * projected)
+    assert fused_cell(cell) is None
+    assert native_cell(cell) is None
+    doubled, x = GRUCell(FEATURES, H), torch.randn(5, 2, FEATURES)
+    doubled.load_state_dict(cell.state_dict())
+    with torch.no_grad():
+        doubled.weight_ih.mul_(2)
+        doubled.bias.mul_(2)
+    torch.testing.assert_close(Recurrent(cell)(x)[0], Recurrent(doubled)(x)[0])
+
+
 def numpy_step_doubled(cell, state, x):
     twice = GRUCell(FEATURES, H)
     twice.load_state_dict(cell.state_dict())
@@ -255,6 +270,31 @@ def test_a_stack_is_a_node_a_layer(tmp_path):
         Recurrent(GRUCell(FEATURES, H), backward=GRUCell(FEATURES, H)), Recurrent(LSTMCell(2 * H, 5), reverse=True), dropout=0.5
     )
     assert exported(stack, tmp_path / "stack.edgeseq") == {"GRU": 1, "LSTM": 1}
+
+
+class Odd(Cell):
+    """Zeros that are one tensor for two states, states that are one tensor and its view, a state and an output of booleans."""
+
+    def __init__(self):
+        super().__init__()
+        self.state_shapes = ((FEATURES,), (FEATURES,), (2,), ())
+
+    def initial_state(self, x):
+        zeros = x.new_zeros(x.shape[1], FEATURES)
+        return zeros, zeros, zeros[:, :2], zeros[:, 0] > 0
+
+    def project(self, x):
+        return x
+
+    def step(self, state, projected):
+        h, s, _, odd = state
+        h = torch.tanh(h - s + projected)
+        odd = odd ^ (projected[:, 0] > 0)
+        return (h, 0.5 * h, h[:, :2], odd), odd
+
+
+def test_states_that_are_one_tensor_and_booleans_are_exported(tmp_path):
+    assert exported(Recurrent(Odd()), tmp_path / "odd.edgeseq") == {"Scan": 1}
 
 
 class Shifted(Recurrent):

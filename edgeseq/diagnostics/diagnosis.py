@@ -33,7 +33,7 @@ class Diagnosis:
         steps: time steps T looked at.
         sequences: sequences B looked at.
         weight_radii: spectral radius of each square block of the recurrent weight (one a gate, in the order in which the layer
-            stacks them); empty where the layer has no `weight_hh`.
+            stacks them); empty where the layer has no `weight_hh` of such blocks.
         jacobian_radius: spectral radius of ∂s_t/∂s_{t-1}, averaged over steps and sequences.
         lyapunov: the largest Lyapunov exponents, natural logarithms a step, mean over sequences.
         gradient_norms: ‖∂s_T/∂s_{T-k}‖₂ for k = 0..T, mean over sequences.
@@ -167,14 +167,16 @@ def _state_growth(states: Tensor) -> float:
 def _weight_radii(layer: Layer, suffix: str) -> tuple[float, ...]:
     """Spectral radius of each block (H, H) of the recurrent weight; with a projection, of block times projection."""
     if isinstance(layer, Recurrent):
-        weight, projection = getattr(getattr(layer, suffix or "cell"), "weight_hh", None), None
+        cell = getattr(layer, suffix or "cell")
+        weight, projection = getattr(cell, "weight_hh", None), getattr(cell, "weight_hr", None)
     else:
         single = single_layer(layer, suffix or "l0")
         weight, projection = single.weight_hh_l0, getattr(single, "weight_hr_l0", None)
-    if not isinstance(weight, Tensor):
+    if not isinstance(weight, Tensor) or weight.dim() > 2:
         return ()
+    weight = torch.diag(weight) if weight.dim() == 1 else weight  # every unit sees its own past alone
     size = projection.shape[1] if isinstance(projection, Tensor) else weight.shape[1]
-    if weight.dim() != 2 or weight.shape[0] % size:
+    if weight.shape[0] % size:
         return ()
     blocks = weight.reshape(-1, size, weight.shape[1])  # (gates, H, H)
     return tuple(spectral_radius(block if projection is None else block @ projection) for block in blocks)

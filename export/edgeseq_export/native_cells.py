@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgeseq import Cell, CoupledLSTMCell, GRUCell, IndRNNCell, LSTMCell, MinimalGatedCell, Recurrent, RNNCell
+from edgeseq.fused import equations_of
 from edgeseq_export.gates import onnx_biases, onnx_peepholes, onnx_weights
 
 
@@ -39,9 +40,9 @@ class NativeNode(NamedTuple):
 
 
 def native_cell(cell: Cell) -> NativeCell | None:
-    """The cell in a node's terms; None where ONNX has no node for its equations, or a subclass changes them."""
+    """The cell in a node's terms; None where ONNX has no node for its equations, or a subclass or the instance changes them."""
     for owner, form in _FORMS.items():
-        if isinstance(cell, owner) and (type(cell).step, type(cell).project) == (owner.step, owner.project):
+        if isinstance(cell, owner) and equations_of(cell) == (owner.project, owner.step):
             return form(cell)
     return None
 

@@ -34,17 +34,24 @@ def scan_over_time(
         following, y = step(tuple(carried), now if several else now[0])
         if lengths is not None:
             live = inputs[-1]
-            y = torch.where(_shaped(live, y), y, 0.0 if y.is_floating_point() else 0)
-            following = tuple(torch.where(_shaped(live, new), new, old) for new, old in zip(following, carried, strict=True))
+            y = _where(live, y, _zero(y))
+            following = tuple(_where(live, new, old) for new, old in zip(following, carried, strict=True))
         # The scan operator refuses an output that is also a carried state, and a carried state that is not contiguous.
         return [s.contiguous() for s in following], [y.clone()]
 
-    last, (outputs,) = scan(body, [s.contiguous() for s in state], sequences, dim=0, reverse=reverse)
+    # Nor does it take one tensor for two states, such as zeros for both h and s.
+    last, (outputs,) = scan(body, [s.clone().contiguous() for s in state], sequences, dim=0, reverse=reverse)
     return outputs, tuple(last)
 
 
-def _shaped(live: Tensor, like: Tensor) -> Tensor:
-    """The mask (B, 1) with as many axes as `like` (B, ...)."""
-    if like.dim() == 1:
-        return live.squeeze(-1)
-    return live.reshape(-1, *[1] * (like.dim() - 1)) if like.dim() > 2 else live
+def _where(live: Tensor, new: Tensor, old: Tensor | float) -> Tensor:
+    """`new` (B, ...) for the sequences that are live (B, 1), `old` for the others."""
+    live = live.squeeze(-1) if new.dim() == 1 else live.reshape(-1, *[1] * (new.dim() - 1)) if new.dim() > 2 else live
+    if new.dtype == torch.bool:
+        return (live & new) | (~live & old)  # ONNX Runtime has no Where of booleans
+    return torch.where(live, new, old)
+
+
+def _zero(y: Tensor) -> float:
+    """A zero that leaves the dtype of `y` as it is."""
+    return False if y.dtype == torch.bool else 0.0 if y.is_floating_point() else 0
