@@ -299,7 +299,7 @@ def test_another_rhythm_and_swing_leave_the_peaks_where_they_were():
     peak = (x[1:-1, :, 0] > x[:-2, :, 0]) & (x[1:-1, :, 0] >= x[2:, :, 0])
     at_peaks = phase[1:-1][peak].numpy()
     assert len(at_peaks) >= 32
-    assert angular_error(at_peaks, unit_vectors(np.full(len(at_peaks), 180.0))).max() < 12  # three rows
+    assert angular_error(at_peaks, unit_vectors(np.full(len(at_peaks), 180.0))).max() < 5  # a row is 3.6
     plain, _, _ = Windows([recording], 20, replace(vary, rhythm=0, bend=0)).draw(torch.Generator().manual_seed(1), 300, 16)
     assert (x - plain)[..., 0].abs().amax() > 0.05
 
