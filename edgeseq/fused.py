@@ -47,9 +47,9 @@ def run_fused(cell: FusedCell, x: Tensor, state: State, lengths: Tensor | None, 
     """Outputs (T, B, H) and last state, each (B, H), of a fused layer over x (T, B, I); as `edgeseq.Recurrent.forward`."""
     _require_sizes(cell, x, state)
     if reverse:
-        x = _reversed(x, lengths)
+        x = reversed_in_time(x, lengths)
     y, ends = _run_whole(cell, x, state) if lengths is None else _run_packed(cell, x, state, lengths)
-    return (_reversed(y, lengths) if reverse else y), ends
+    return (reversed_in_time(y, lengths) if reverse else y), ends
 
 
 def _require_sizes(cell: FusedCell, x: Tensor, state: State) -> None:
@@ -86,10 +86,11 @@ def _hidden(state: State) -> Any:
     return layered if len(layered) > 1 else layered[0]
 
 
-def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Each sequence of x (T, B, F) backwards, within its own length."""
+def reversed_in_time(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Each sequence of x (T, B, ...) from its own last step to its first; the steps past its length stay where they are."""
     if lengths is None:
         return x.flip(0)
-    steps = torch.arange(x.shape[0], device=x.device)[:, None]  # (T, 1)
+    T, B = x.shape[:2]
+    steps = torch.arange(T, device=x.device)[:, None]  # (T, 1)
     source = torch.where(steps < lengths, lengths - 1 - steps, steps)  # (T, B)
-    return x.gather(0, source.unsqueeze(-1).expand_as(x))
+    return x.gather(0, source.reshape(T, B, *[1] * (x.dim() - 2)).expand_as(x))

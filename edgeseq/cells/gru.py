@@ -18,8 +18,9 @@ class GRUCell(Cell):
         n = tanh(b^n + U^n x + r ⊙ (W^n h + c^n))    candidate, reset after it (cuDNN's and PyTorch's form)
         h' = z ⊙ h + (1 - z) ⊙ n
 
-    With `reset_after=True` it is `nn.GRU`'s cell. Parameters stack the gates in PyTorch's order r, z, n: `weight_ih` (3H, I),
-    `weight_hh` (3H, H), `bias` (3H), and `bias_hn` (H), the c^n, where the reset comes after.
+    The book writes u for z and σ for the candidate's tanh. With `reset_after=True` it is `nn.GRU`'s cell. Parameters stack the
+    gates in PyTorch's order r, z, n: `weight_ih` (3H, I), `weight_hh` (3H, H), `bias` (3H), and `bias_hn` (H), the c^n, where the
+    reset comes after.
 
     Args:
         input_size: features I of the input.

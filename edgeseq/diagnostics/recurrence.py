@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeseq.cells import Cell
+from edgeseq.fused import reversed_in_time
 from edgeseq.layers import Recurrent
 
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -213,16 +214,6 @@ def unflatten(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> tuple[Tensor, 
     """State tensors (B, *shape) of one (B, n)."""
     parts = torch.split_with_sizes(flat, [torch.Size(shape).numel() for shape in shapes], dim=1)
     return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
-
-
-def reversed_in_time(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Each sequence of x (T, B, ...) from its own last step to its first; the steps past its length stay where they are."""
-    if lengths is None:
-        return x.flip(0)
-    T, B = x.shape[:2]
-    t = torch.arange(T, device=x.device)[:, None]  # (T, 1)
-    source = torch.where(t < lengths, lengths - 1 - t, t)  # (T, B)
-    return x[source, torch.arange(B, device=x.device)]
 
 
 def _aligned(step: Step, x: Tensor, initial: Tensor, lengths: Tensor | None, *, reverse: bool) -> Recurrence:
