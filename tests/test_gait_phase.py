@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from edgeseq_export import ExportNotice, export_request
-from edgeseq_recipes import gait_phase
-from edgeseq_recipes.gait_data import (
+from edgeseq_recipes.experiments import gait_phase
+from edgeseq_recipes.experiments.gait_data import (
     HELD_OUT,
     SIGNAL,
     Recording,
@@ -25,9 +25,9 @@ from edgeseq_recipes.gait_data import (
     reference_phase,
     squared_error,
 )
-from edgeseq_recipes.gait_network import GaitEnsemble, GaitNetwork, streaming_request
-from edgeseq_recipes.gait_vendor import RECORDED, VALIDATED, WINDOW, VendorModel, vendor_scaling
-from edgeseq_recipes.gait_windows import Variation, Windows
+from edgeseq_recipes.experiments.gait_network import GaitEnsemble, GaitNetwork, streaming_request
+from edgeseq_recipes.experiments.gait_vendor import RECORDED, VALIDATED, WINDOW, VendorModel, vendor_scaling
+from edgeseq_recipes.experiments.gait_windows import Variation, Windows
 from edgeseq_recipes.run import Run
 from edgeseq_runtime import load, measure_parity, open_bundle
 from edgeseq_runtime.errors import UsageError
@@ -216,7 +216,7 @@ def test_a_missing_file_or_package_is_said(tmp_path, monkeypatch):
         read_columns(tmp_path / "none.csv", ("a",))
     with pytest.raises(UsageError, match=r"install version 0\.1\.6"):
         read_training(tmp_path)
-    monkeypatch.setattr("edgeseq_recipes.gait_data.find_spec", lambda name: None)
+    monkeypatch.setattr("edgeseq_recipes.experiments.gait_data.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install --no-deps"):
         package_folder()
 

@@ -11,8 +11,8 @@ import torch
 
 import edgeseq_runtime
 from edgeseq_export import export_request
-from edgeseq_recipes import pronunciations
-from edgeseq_recipes.letters_to_phonemes import (
+from edgeseq_recipes.experiments import pronunciations
+from edgeseq_recipes.experiments.letters_to_phonemes import (
     BOUNDARY,
     LONGEST,
     NO_TARGET,
@@ -24,7 +24,7 @@ from edgeseq_recipes.letters_to_phonemes import (
     letters,
     train,
 )
-from edgeseq_recipes.pronunciations import Errors, Word, edit_distance, errors, phoneme_error_rate, read_words
+from edgeseq_recipes.experiments.pronunciations import Errors, Word, edit_distance, errors, phoneme_error_rate, read_words
 from edgeseq_recipes.run import Run
 from edgeseq_runtime.errors import UsageError
 

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from edgeseq.models import TreeBatch
-from edgeseq_recipes.nested_expressions import AND, NOT, OR, XOR, balanced, expression, tokens, value
+from edgeseq_recipes.experiments.nested_expressions import AND, NOT, OR, XOR, balanced, expression, tokens, value
 
 WRITTEN = ("False", "True", " not ", " and ", " or ", " != ", "(", ")")
 

@@ -8,7 +8,7 @@ import torch
 
 from edgeseq import GRUCell
 from edgeseq.models import GridRNN
-from edgeseq_recipes import deep_transitions, grid_digits, later_input
+from edgeseq_recipes.experiments import deep_transitions, grid_digits, later_input
 
 
 def test_later_input_labels_a_step_by_the_marks_around_it():

@@ -10,9 +10,9 @@ import pytest
 import torch
 from token_equations import assert_drawn_from
 
-from edgeseq_recipes.correlated_outputs_data import CorrelatedSource
-from edgeseq_recipes.digit_names import LONGEST, NAMES, exact, read_digits, spelt, text
-from edgeseq_recipes.markov_source_data import MarkovSource, echo
+from edgeseq_recipes.experiments.correlated_outputs_data import CorrelatedSource
+from edgeseq_recipes.experiments.digit_names import LONGEST, NAMES, exact, read_digits, spelt, text
+from edgeseq_recipes.experiments.markov_source_data import MarkovSource, echo
 
 
 def probability(source, first, y):

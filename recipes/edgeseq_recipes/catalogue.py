@@ -10,7 +10,7 @@ from edgeseq_runtime.errors import UsageError
 if TYPE_CHECKING:
     from edgeseq_recipes.recipe import Recipe
 
-# The recipe `some-name` is RECIPE of the module `edgeseq_recipes.some_name`.
+# The recipe `some-name` is RECIPE of the module `edgeseq_recipes.experiments.some_name`.
 NAMES = (
     "markov-source",
     "digit-names",
@@ -37,6 +37,6 @@ def load_recipe(name: str) -> Recipe:
     """
     if name not in NAMES:
         raise UsageError(f"there is no recipe '{name}'; choose one of {', '.join(NAMES)}")
-    recipe: Recipe = import_module(f"edgeseq_recipes.{name.replace('-', '_')}").RECIPE
+    recipe: Recipe = import_module(f"edgeseq_recipes.experiments.{name.replace('-', '_')}").RECIPE
     assert recipe.name == name, f"{recipe.name} is listed as {name}"
     return recipe

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from edgeseq_recipes.gait_data import HELD_OUT, Array, Recording, package_folder
+from edgeseq_recipes.experiments.gait_data import HELD_OUT, Array, Recording, package_folder
 from edgeseq_runtime.errors import UsageError
 
 WINDOW = 200

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgeseq.training import Schedule
 from edgeseq_export import ExportNotice, export_request
-from edgeseq_recipes.gait_data import (
+from edgeseq_recipes.experiments.gait_data import (
     HELD_OUT,
     RATE,
     Array,
@@ -26,16 +26,16 @@ from edgeseq_recipes.gait_data import (
     reference_phase,
     squared_error,
 )
-from edgeseq_recipes.gait_network import LEAD, GaitEnsemble, GaitNetwork, streaming_request
-from edgeseq_recipes.gait_vendor import RECORDED, VALIDATED, WINDOW, VendorModel, vendor_scaling
-from edgeseq_recipes.gait_windows import Windows
+from edgeseq_recipes.experiments.gait_network import LEAD, GaitEnsemble, GaitNetwork, streaming_request
+from edgeseq_recipes.experiments.gait_vendor import RECORDED, VALIDATED, WINDOW, VendorModel, vendor_scaling
+from edgeseq_recipes.experiments.gait_windows import Windows
 from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_most
 from edgeseq_recipes.run import Run
 from edgeseq_runtime import Session, load
 
 SETTLED = 60  # rows of a training window that are not learned from: the state starts at zero
-MEMBERS = 3
-STEPS = 550
+MEMBERS = 4
+STEPS = 300
 STRETCH = (3200, 4400)  # rows that are drawn: a stop and a start
 
 # Which of our outputs each vendor's model is compared with, and how many rows ahead that is.

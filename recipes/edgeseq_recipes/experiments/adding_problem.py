@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 from edgeseq import LSTMCell, Recurrent, RNNCell
 from edgeseq.training import History, Schedule
 from edgeseq_export import ExportRequest
-from edgeseq_recipes.adding_problem_data import CONSTANT_ERROR, adding_problem
+from edgeseq_recipes.experiments.adding_problem_data import CONSTANT_ERROR, adding_problem
 from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_least, at_most
 from edgeseq_recipes.run import Run
 

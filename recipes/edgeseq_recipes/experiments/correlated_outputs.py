@@ -13,7 +13,7 @@ from edgeseq.models.conditional import IndependentOutputsGraph, SequenceStepGrap
 from edgeseq.models.token_decoder import gumbel_noise
 from edgeseq.training import History, Schedule
 from edgeseq_export import ExportRequest
-from edgeseq_recipes.correlated_outputs_data import Bounds, CorrelatedSource
+from edgeseq_recipes.experiments.correlated_outputs_data import Bounds, CorrelatedSource
 from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_least, at_most, between
 from edgeseq_recipes.run import Run
 

@@ -22,7 +22,16 @@ from edgeseq.models import (
 )
 from edgeseq.training import Schedule
 from edgeseq_export import ExportRequest
-from edgeseq_recipes.pronunciations import LETTERS, PHONEMES, Errors, Phonemes, Word, errors, phoneme_error_rate, read_words
+from edgeseq_recipes.experiments.pronunciations import (
+    LETTERS,
+    PHONEMES,
+    Errors,
+    Phonemes,
+    Word,
+    errors,
+    phoneme_error_rate,
+    read_words,
+)
 from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_least, at_most
 from edgeseq_recipes.run import Run
 

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from torch import Tensor, nn
 
 from edgeseq.training import History, Schedule, fit
-from edgeseq_recipes.adding_problem_data import adding_problem
+from edgeseq_recipes.experiments.adding_problem_data import adding_problem
 from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_least, at_most
 from edgeseq_recipes.run import Run
 

@@ -22,7 +22,7 @@ from edgeseq import (
 from edgeseq.cells import State
 from edgeseq.training import History, Schedule
 from edgeseq_export import ExportRequest
-from edgeseq_recipes.adding_problem_data import CONSTANT_ERROR, adding_problem
+from edgeseq_recipes.experiments.adding_problem_data import CONSTANT_ERROR, adding_problem
 from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_most
 from edgeseq_recipes.run import Run
 

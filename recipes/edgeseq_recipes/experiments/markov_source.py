@@ -13,7 +13,7 @@ from edgeseq.models import AutoregressiveRNN, FixedWindowModel
 from edgeseq.models.graphical import ScoringGraph, StepGraph
 from edgeseq.training import Schedule
 from edgeseq_export import ExportRequest
-from edgeseq_recipes.markov_source_data import MarkovSource, echo
+from edgeseq_recipes.experiments.markov_source_data import MarkovSource, echo
 from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_least, at_most, between
 from edgeseq_recipes.run import Run
 
