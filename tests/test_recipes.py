@@ -200,7 +200,14 @@ def test_the_real_program_is_interrupted_and_goes_on(tmp_path):
     name = "clipping"
     command = [sys.executable, "-m", "edgeseq_runtime.cli.main", "train", name, "--quick", "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    run = subprocess.Popen([*command, tmp_path / "parts"], env=environment, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [*command, tmp_path / "parts"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs, which a test run may be one of, ignore Ctrl-C and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while run.poll() is None and not list((tmp_path / "parts" / "checkpoints").glob("by-norm.safetensors")):
         time.sleep(0.005)
     run.send_signal(signal.SIGINT)
