@@ -7,11 +7,11 @@ import json
 PNG = b"\x89PNG\r\n\x1a\nof "
 
 
-def leave(folder, name, *, ok=True, passed=True, figure=None):
+def leave(folder, name, *, ok=True, passed=True, figure=None, what="a|b"):
     """What a run leaves in its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     figure = figure or f"{name}.png"
-    measure = {"what": "a|b", "reached": 0.5, "wanted": {"low": 0.4, "high": "inf", "text": "≥ 0.4"}, "ok": ok}
+    measure = {"what": what, "reached": 0.5, "wanted": {"low": 0.4, "high": "inf", "text": "≥ 0.4"}, "ok": ok}
     graph = {"file": "g.edgeseq", "nodes": 9, "census": {"LSTM": 1}, "k": 1.25, "k999": "inf", "passed": passed}
     fit = {"name": "net", "parameters": 4609, "steps": 1500, "last_loss": 0.1, "best": 0.1, "stopped": "target"}
     found = {

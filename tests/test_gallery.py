@@ -11,6 +11,7 @@ from recipe_results import PNG, leave
 from edgeseq_recipes.gallery.outcome import last_outcome, outcome_of
 from edgeseq_recipes.gallery.page import write_page
 from edgeseq_recipes.gallery.runs import longest_first, remember_durations
+from edgeseq_recipes.gallery.screen import show_outcomes
 
 
 @pytest.fixture
@@ -79,6 +80,18 @@ def test_a_recipe_that_was_not_run_is_no_success(tmp_path, out):
     text = written(out, outcome)
     assert "| not run |" in text
     assert "failed" not in text
+
+
+def test_the_verdicts_fit_a_narrow_terminal(tmp_path, capsys):
+    """Whatever is missed, and however long its name."""
+    leave(tmp_path / "clipping", "clipping", ok=False, what="a figure with a name longer than any terminal is wide " * 4)
+    leave(tmp_path / "copy", "copy")
+    show_outcomes([outcome_of("clipping", tmp_path / "clipping", 1, 12.3), outcome_of("copy", tmp_path / "copy", 0, 4.5)])
+    head, _, first, second, *reasons = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["recipe", "seconds"]
+    assert first.split()[:3] == ["✗", "clipping", "12"]
+    assert second.split()[:3] == ["✓", "copy", "4"]
+    assert reasons[0].startswith("✗ clipping: a figure with a name")
 
 
 def test_the_longest_begin_first(tmp_path):

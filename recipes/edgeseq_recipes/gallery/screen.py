@@ -56,18 +56,20 @@ def watching_recipes(names: Sequence[str]) -> Iterator[RecipesScreen]:
 
 
 def show_outcomes(outcomes: Sequence[Outcome]) -> None:
-    """The gallery's verdicts, on standard output."""
-    table = plain_table(("", "recipe", "seconds", "wanted figures", "bundles", ""), right=("seconds",))
+    """The gallery's verdicts, on standard output; under the table, why a recipe did not pass."""
+    table = plain_table(("", "recipe", "seconds", "wanted figures", "bundles"), right=("seconds",))
     for outcome in outcomes:
         seconds = "" if outcome.seconds is None else f"{outcome.seconds:.0f}"
         table.add_row(mark(outcome.passed), outcome.name, seconds, *_outcome_cells(outcome))
     OUT.print(table)
+    for outcome in outcomes:
+        for reason in outcome.missed or ([outcome.error] if outcome.error else []):
+            OUT.print(Text.assemble(mark(False), f" {outcome.name}: {reason}"), soft_wrap=True)
 
 
-def _outcome_cells(outcome: Outcome) -> tuple[str, str, str]:
+def _outcome_cells(outcome: Outcome) -> tuple[str, str]:
     if outcome.metrics is None:
-        return "", "", outcome.error
+        return "", ""
     bounded = [measure["ok"] for measure in outcome.metrics["measures"] if measure["ok"] is not None]
     bundles = [graph["passed"] for graph in outcome.metrics["graphs"]]
-    missed = f"missed: {'; '.join(outcome.missed)}" if outcome.missed else ""
-    return f"{sum(bounded)} of {len(bounded)}", f"{sum(bundles)} of {len(bundles)}" if bundles else "–", missed
+    return f"{sum(bounded)} of {len(bounded)}", f"{sum(bundles)} of {len(bundles)}" if bundles else "–"
