@@ -13,8 +13,8 @@ import torch
 from edgeseq_export import ExportNotice, export_request
 from edgeseq_recipes.experiments import gait_phase
 from edgeseq_recipes.experiments.gait_data import (
-    HELD_OUT,
     SIGNAL,
+    VALIDATION,
     Recording,
     angular_error,
     package_folder,
@@ -310,7 +310,7 @@ def test_a_window_longer_than_a_recording_is_refused():
         Windows([recording], 20, STILL).draw(torch.Generator(), 51, 1)
 
 
-def test_neither_the_held_out_nor_the_test_recording_is_learned_from(monkeypatch, tmp_path):
+def test_neither_the_validation_nor_the_test_recording_is_learned_from(monkeypatch, tmp_path):
     learned = []
     real = gait_phase.Windows
 
@@ -323,7 +323,7 @@ def test_neither_the_held_out_nor_the_test_recording_is_learned_from(monkeypatch
         raise Stop
 
     rng = np.random.default_rng(0)
-    names = (HELD_OUT, "H_4km", "J_4km")
+    names = (VALIDATION, "H_4km", "J_4km")
     recordings = {name: walk(name, rng.standard_normal((900, 2))) for name in names}
     monkeypatch.setattr(gait_phase, "Windows", windows)
     with pytest.raises(Stop):
@@ -351,7 +351,7 @@ def test_the_vendors_recorded_predictions_are_reproduced(scaling):
 
 
 def test_the_vendors_validated_model_looks_twenty_rows_ahead(training, scaling):
-    recording = training[HELD_OUT]
+    recording = training[VALIDATION]
     rows = np.arange(2000, 30_000, 97)
     found = VendorModel(VALIDATED, scaling).phases(recording.signal, rows)
     errors = {lead: squared_error(found, recording.phase[rows + lead]) for lead in (0, 10, 20, 30)}

@@ -21,7 +21,7 @@ from edgeseq_runtime.errors import UsageError
 Array = NDArray[Any]
 
 PACKAGE = "ao_compensation_model"
-HELD_OUT = "H_3km"  # the recording that the vendor stops its own training by
+VALIDATION = "H_3km"  # the recording that the vendor stops its own training by
 RATE = 100  # rows a second, as the vendor counts them
 
 SIGNAL = ("Hip_x", "Hip_vel")  # hip angle in rad, its velocity in rad/s
@@ -63,7 +63,7 @@ def read_training(folder: Path | None = None) -> dict[str, Recording]:
     paths = sorted(((folder or package_folder()) / "dataset" / "training").glob("training_data_*_target.csv"))
     recordings = (_training_recording(path) for path in paths)
     found = {recording.name: recording for recording in recordings}
-    if HELD_OUT not in found or len(found) < 2:
+    if VALIDATION not in found or len(found) < 2:
         raise UsageError(f"{PACKAGE} has the training files {[path.name for path in paths]}; install version 0.1.6")
     return found
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from edgeseq.training import Schedule
 from edgeseq_export import ExportNotice, export_request
 from edgeseq_recipes.experiments.gait_data import (
-    HELD_OUT,
     RATE,
+    VALIDATION,
     Array,
     Recording,
     angular_error,
@@ -34,8 +34,8 @@ from edgeseq_recipes.run import Run
 from edgeseq_runtime import Session, load
 
 SETTLED = 60  # rows of a training window that are not learned from: the state starts at zero
-MEMBERS = 4
-STEPS = 300
+MEMBERS = 3
+STEPS = 1600
 STRETCH = (3200, 4400)  # rows that are drawn: a stop and a start
 
 # Which of our outputs each vendor's model is compared with, and how many rows ahead that is.
@@ -50,7 +50,7 @@ def run(run: Run) -> Findings:
     network = trained_network(run, recordings)
     session = exported_session(network, run.folder)
     tested = compared(session, vendor, test, every=run.pick(1, 8))
-    held_out = compared(session, vendor, recordings[HELD_OUT], every=run.pick(10, 60))
+    validation = compared(session, vendor, recordings[VALIDATION], every=run.pick(10, 60))
     latencies = measured_latencies(session, vendor, test, rounds=run.pick(40, 5))
     draw(run, tested)
     return Findings(
@@ -58,7 +58,7 @@ def run(run: Run) -> Findings:
             *error_measures("test, clear rows", tested, clear=True, highest=run.pick(1.0, 4.0)),
             *error_measures("test, all rows", tested, clear=False, highest=run.pick(1.0, 4.0)),
             *angle_measures("test, clear rows", tested),
-            *error_measures("held-out walk", held_out, clear=True, highest=run.pick(1.0, 15.0)),
+            *error_measures("validation walk", validation, clear=True, highest=run.pick(1.0, 15.0)),
             *latency_measures(latencies),
         ),
         graphs=(streaming_request(network),),
@@ -70,11 +70,11 @@ def run(run: Run) -> Findings:
 
 
 def trained_network(run: Run, recordings: Mapping[str, Recording]) -> GaitEnsemble:
-    """The networks, each trained on windows of its own, without the held-out recording.
+    """The networks, each trained on windows of its own, without the one that chooses the weights.
 
     Their weights are kept where the error of all together on that one is least.
     """
-    learned = [relabelled(recording) for name, recording in recordings.items() if name != HELD_OUT]
+    learned = [relabelled(recording) for name, recording in recordings.items() if name != VALIDATION]
     signal = np.concatenate([recording.signal for recording in learned])
     mean, scale = (torch.tensor(value, dtype=torch.float32) for value in (signal.mean(axis=0), signal.std(axis=0)))
     members = [GaitNetwork(mean, scale) for _ in range(MEMBERS)]
@@ -91,15 +91,15 @@ def trained_network(run: Run, recordings: Mapping[str, Recording]) -> GaitEnsemb
     def loss(generator: torch.Generator) -> Tensor:
         return torch.stack([member_loss(member, generator) for member in members]).mean()
 
-    held_out = recordings[HELD_OUT]
-    rows = scored_rows(held_out, every=1)[: run.pick(None, 3000)]
+    validation = recordings[VALIDATION]
+    rows = scored_rows(validation, every=1)[: run.pick(None, 3000)]
 
     def score() -> float:
-        found = network_phases(network, held_out.signal[: rows[-1] + 1], rows)
-        return sum(squared_error(found[name], held_out.phase[rows + lead]) for name, (_, lead) in HORIZONS.items())
+        found = network_phases(network, validation.signal[: rows[-1] + 1], rows)
+        return sum(squared_error(found[name], validation.phase[rows + lead]) for name, (_, lead) in HORIZONS.items())
 
     schedule = Schedule(
-        steps=run.pick(STEPS, 50), learning_rate=run.pick(4e-3, 1e-2), decay="cosine", evaluate_every=run.pick(110, 50)
+        steps=run.pick(STEPS, 50), learning_rate=run.pick(4e-3, 1e-2), decay="cosine", evaluate_every=run.pick(100, 50)
     )
     run.fit("gait-phase", network, loss, schedule, score=score)
     return network

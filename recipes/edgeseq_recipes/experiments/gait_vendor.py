@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from edgeseq_recipes.experiments.gait_data import HELD_OUT, Array, Recording, package_folder
+from edgeseq_recipes.experiments.gait_data import VALIDATION, Array, Recording, package_folder
 from edgeseq_runtime.errors import UsageError
 
 WINDOW = 200
@@ -64,6 +64,6 @@ class VendorModel:
 
 def vendor_scaling(recordings: Mapping[str, Recording]) -> tuple[Array, Array]:
     """Median and interquartile range (2,) of the signal over the vendor's training files."""
-    signal = np.concatenate([recording.signal for name, recording in recordings.items() if name != HELD_OUT])
+    signal = np.concatenate([recording.signal for name, recording in recordings.items() if name != VALIDATION])
     low, median, high = np.percentile(signal, (25, 50, 75), axis=0)
     return median, high - low

@@ -25,7 +25,7 @@ class Variation:
     rhythm: float = 0.25  # how much of a cycle is hurried and made up for, in its speed, plus or minus
     bend: float = 0.5  # how much wider it swings to one side of its middle than to the other, plus or minus
     gain: float = 0.2  # logarithm of the amplitude, plus or minus
-    tilt: float = 1.0  # offset of the angle in rad, plus or minus
+    tilt: float = 0.5  # offset of the angle in rad, plus or minus
     noise: float = 0.005  # standard deviation, rad and rad/s
 
 
