@@ -17,7 +17,8 @@ class Recurrent(nn.Module):
     """One layer: a cell run over time, or two cells in opposite directions.
 
     A cell that is PyTorch's own (`RNNCell`, `GRUCell`, `LSTMCell(squash="tanh", peepholes=False)`) runs in PyTorch's fused
-    kernels, every other step by step.
+    kernels, every other step by step. Either way the cell's `project` and `step` are what runs, not its `forward`: hooks belong
+    on the layer.
 
     Args:
         cell: the step.

@@ -222,9 +222,9 @@ _WAYS_OUT: tuple[tuple[Callable[[str], bool], str], ...] = (
     ),
     (
         lambda text: "specialized it to be a constant" in text or ("constant" in text and "dynamic" in text),
-        "A named axis became a constant: a Python loop over it, a reshape to a fixed size, or int(), float(), math.sqrt() or "
-        "torch.linspace() of its size. Write the loop as nn.LSTM/nn.GRU/nn.RNN or edgeseq.Recurrent over the whole sequence, and "
-        "calculate with x.shape as it is (x.shape[0] ** 0.5 works)",
+        "A named axis became a constant: a Python loop over it, a reshape to a fixed size, or len(), int(), float(), "
+        "math.sqrt() or torch.linspace() of its size. Write the loop as nn.LSTM/nn.GRU/nn.RNN or edgeseq.Recurrent over the "
+        "whole sequence, and calculate with x.shape as it is (x.shape[0] ** 0.5 works)",
     ),
     (
         lambda text: "data-dependent" in text or "Eq(u" in text,
