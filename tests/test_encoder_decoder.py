@@ -7,6 +7,7 @@ import pytest
 import torch
 from systems import assert_parity, checked_export, float64_of, sigmoid
 
+import edgeseq_runtime
 from edgeseq.models import (
     AttentionDecoder,
     AttentionGraph,
@@ -229,6 +230,8 @@ def test_the_exported_decoder_is_the_equations_and_streams_token_by_token(kind, 
     for T, B, S in ((1, 1, 1), (1, 3, 7), (12, 3, 5)):
         assert_parity(session, request.model, truth, lambda seed, T=T, B=B, S=S: drawn_decoding(kind, T, B, S, seed))
     arrays = drawn_decoding(kind, 4, 3, 7, 0)
+    report = edgeseq_runtime.measure_parity(tmp_path / f"{kind}-decoder.edgeseq")
+    assert {row.verdict for row in report.rows if row.mode == "stream"} == {"pass"}
     stream = session.stream(batch=3)
     stream.state = {"h": arrays.pop("h")}
     found = [stream.step(arrays | {"previous": arrays["previous"][t : t + 1]})["logits"] for t in range(4)]

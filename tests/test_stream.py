@@ -1,6 +1,8 @@
 """Feeding a model piece by piece."""
 
 import re
+import subprocess
+import sys
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +16,10 @@ from onnx import helper
 
 import edgeseq_runtime
 from edgeseq_runtime import TensorSpec
-from edgeseq_runtime.errors import InputError, StreamError
+from edgeseq_runtime.errors import InputError, SnapshotError, StreamError
 from edgeseq_runtime.interface import shape_at
 from edgeseq_runtime.stream import MAX_CHUNK_SIZES
+from edgeseq_runtime.timing import KEPT, StepClock
 
 ONE_CASE = ({"T": 4, "B": 2},)
 
@@ -369,3 +372,82 @@ def test_a_model_of_one_step_streams_and_is_proved(folder):
     report = edgeseq_runtime.measure_parity(path)
     assert report.passed
     assert {row.verdict for row in report.rows} == {"pass"}
+
+
+def test_a_stream_goes_on_from_a_snapshot_in_another_process(lstm, tmp_path):
+    stream = lstm.stream(batch=2)
+    stream.step({"x": sound(5, 2)})
+    (tmp_path / "snapshot").write_bytes(stream.snapshot())
+    expected = stream.step({"x": sound(3, 2, seed=1)})["y"]
+    np.savez(tmp_path / "x.npz", x=sound(3, 2, seed=1))
+    program = (
+        "import sys, numpy as np, edgeseq_runtime\n"
+        "stream = edgeseq_runtime.load(sys.argv[1]).stream(batch=2)\n"
+        "stream.restore(open(sys.argv[2], 'rb').read())\n"
+        "np.save(sys.argv[4], stream.step({'x': np.load(sys.argv[3])['x']})['y'])\n"
+    )
+    bundle = runtime_models.lstm().write(tmp_path / "lstm.edgeseq", ONE_CASE, draws=1)
+    files = [bundle, tmp_path / "snapshot", tmp_path / "x.npz", tmp_path / "y.npy"]
+    subprocess.run([sys.executable, "-c", program, *files], check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
+
+
+def test_a_snapshot_of_another_model_is_refused(lstm, folder):
+    other = opened(replace(runtime_models.lstm(seed=1), name="other"), folder).stream()
+    stream = lstm.stream()
+    stream.step({"x": sound(1)})
+    before = stream.state
+    with pytest.raises(
+        SnapshotError, match=r"belongs to the model [0-9a-f]{16} \(fp32\) and this stream runs [0-9a-f]{16} \(fp32\)"
+    ):
+        stream.restore(other.snapshot())
+    assert all((stream.state[name] == value).all() for name, value in before.items())
+
+
+def test_a_snapshot_of_another_batch_is_refused(lstm):
+    with pytest.raises(InputError, match="size 2, the stream was made for 1"):
+        lstm.stream().restore(lstm.stream(batch=2).snapshot())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[:-1], "cut short"),
+        (lambda data: data[:5], "no snapshot"),
+        (lambda data: b"", "no snapshot"),
+        (lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:], "damaged"),
+        (lambda data: data.replace(b"snapshot 1", b"snapshot 9"), "format 'edgeseq snapshot 9'"),
+        (lambda data: b"\xff" * 8 + data[8:], "no snapshot"),
+        (lambda data: "text", "a str was given"),
+    ],
+)
+def test_a_damaged_snapshot_is_refused_and_changes_nothing(lstm, damage, message):
+    stream = lstm.stream()
+    stream.step({"x": sound(2)})
+    before, snapshot = stream.state, stream.snapshot()
+    with pytest.raises(SnapshotError, match=message):
+        stream.restore(damage(snapshot))
+    assert all((stream.state[name] == value).all() for name, value in before.items())
+    stream.restore(snapshot)
+
+
+def test_steps_are_timed(lstm):
+    stream = lstm.stream()
+    assert (stream.times.steps, stream.times.kept) == (0, 0)
+    for _ in range(3):
+        stream.step({"x": sound(1)})
+    with pytest.raises(InputError):
+        stream.step({"x": sound(1).astype(np.float64)})
+    times = stream.times
+    assert (times.steps, times.kept) == (3, 3)
+    assert 0 < times.median <= times.p99 <= times.longest
+    assert 0 < times.last <= times.longest
+
+
+def test_the_times_kept_are_the_last_ones():
+    clock = StepClock()
+    for step in range(KEPT + 10):
+        clock.add(1000 * step)
+    times = clock.times()
+    assert (times.steps, times.kept, times.last, times.longest) == (KEPT + 10, KEPT, KEPT + 9, KEPT + 9)
+    assert times.median == 10 + (KEPT - 1) / 2

@@ -137,7 +137,7 @@ def _opened(path: Path, device: Device | str, precision: str, threads: int | Non
 
 def inputs_at(interface: Interface, example: Arrays, T: int, B: int) -> Arrays:
     """Inputs of `T` steps and batch `B`: the example repeated along those axes; zeros, or ones for integers, where there is
-    none, with 1 for every other axis. Sequence lengths are full.
+    none, with 1 for every other axis. Sequence lengths are full; those of a memory are the example's.
     """
     sizes = {interface.time_axis: T, BATCH: B}
     return {spec.name: _input_at(interface, spec, example.get(spec.name), sizes) for spec in interface.inputs}
@@ -150,7 +150,9 @@ def _input_at(interface: Interface, spec: TensorSpec, example: Array | None, siz
     for axis, size in enumerate(spec.shape):
         if size in sizes:
             example = np.take(example, range(sizes[str(size)]), axis=axis, mode="wrap")
-    return np.full_like(example, sizes[interface.time_axis]) if spec.name in interface.lengths else np.ascontiguousarray(example)
+    if spec.name in interface.step_lengths:
+        return np.full_like(example, sizes[interface.time_axis])
+    return np.ascontiguousarray(example)
 
 
 def _modes(session: Session, example: Arrays, steps: int, batch: int, peers: dict[str, Peer]) -> list[_Mode]:

@@ -20,14 +20,14 @@ def run_in_chunks(
 ) -> dict[str, Array]:
     """Every output of whole sequences, fed in chunks of the given lengths until the sequences end.
 
-    Inputs without the time axis are given again at each step; the last chunk is as long as what is left. Where the model
-    takes sequence lengths, each chunk is given as full. Outputs with the time axis are joined along it; of the others the
-    last chunk's is returned, and the state goes by the names of its outputs.
+    Inputs without the time axis, such as a memory to attend to, are given again at each step; the last chunk is as long as what
+    is left. Where the model takes sequence lengths, each chunk is given as full. Outputs with the time axis are joined along it;
+    of the others the last chunk's is returned, and the state goes by the names of its outputs.
 
     Args:
         stream: starts from the state it has.
         interface: of the stream's model.
-        inputs: every input but state and lengths.
+        inputs: every input but the state and the lengths of the sequences that are cut.
         chunks: lengths in time steps.
         progress: told how many steps each chunk was.
 
@@ -62,7 +62,7 @@ def _piece(interface: Interface, inputs: Mapping[str, Array], start: int, steps:
     piece = dict(inputs)
     for spec in interface.data_inputs:
         at = interface.time_position(spec)
-        if spec.name in interface.lengths:
+        if spec.name in interface.step_lengths:
             piece[spec.name] = np.full(batch, steps, spec.dtype)
         elif at is not None and spec.name in inputs:
             piece[spec.name] = cut(inputs[spec.name], at, start, start + steps)

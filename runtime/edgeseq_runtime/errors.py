@@ -9,6 +9,7 @@
     +-- DeviceError           a device profile that does not exist or does not parse
     +-- ProviderError         a backend or execution provider that was asked for and is not there
     +-- StreamError           a stream that can't be made, or was used wrongly
+    |   +-- SnapshotError     bytes that are no snapshot, are damaged, or belong to another model
     +-- ExportError           a module that can't become a bundle
         +-- UnsupportedModule it has no faithful graph; the message says what to write instead
         +-- PostconditionError the graph was made and is wrong; nothing was written
@@ -77,6 +78,10 @@ class ProviderError(EdgeseqError):
 
 class StreamError(EdgeseqError):
     """A stream can't be made from this model, or was used wrongly."""
+
+
+class SnapshotError(StreamError):
+    """A snapshot can't be restored: no snapshot, damaged, or another model's."""
 
 
 class ExportError(EdgeseqError):

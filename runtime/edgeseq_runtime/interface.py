@@ -46,10 +46,11 @@ class Interface(msgspec.Struct, frozen=True):
     def time_axes(self) -> tuple[str, ...]:
         """Every axis of the inputs that varies, but for the batch; the one to cut sequences along comes first.
 
-        That is the axis that lengths count; where nothing does, T; where that is no axis, the first.
+        That is the axis that lengths count, then T, then the first; where there is state, T before the axis that lengths count:
+        a stream runs along T, and a memory that it attends to has lengths of its own.
         """
         axes = tuple(axis for axis in named_axes(self.data_inputs) if axis != BATCH)
-        preferred = (*self.lengths.values(), TIME)
+        preferred = (TIME, *self.lengths.values()) if self.state else (*self.lengths.values(), TIME)
         return tuple(sorted(axes, key=lambda axis: preferred.index(axis) if axis in preferred else len(preferred)))
 
     @property
@@ -57,13 +58,18 @@ class Interface(msgspec.Struct, frozen=True):
         """The axis to cut sequences along; T where no input has one, as a single step has none."""
         return next(iter(self.time_axes), TIME)
 
+    @property
+    def step_lengths(self) -> dict[str, str]:
+        """The lengths that count the axis that sequences are cut along; others belong to a memory, which is given whole."""
+        return {name: axis for name, axis in self.lengths.items() if axis == self.time_axis}
+
     def time_position(self, spec: TensorSpec) -> int | None:
         """Where a tensor has the time axis; None where it has none."""
         return spec.shape.index(self.time_axis) if self.time_axis in spec.shape else None
 
     def steps_position(self, spec: TensorSpec) -> int | None:
         """Where a tensor runs over time at all: the time axis, or one computed from it, such as `max(lengths)`."""
-        sources = {self.time_axis, *self.lengths}
+        sources = {self.time_axis, *self.step_lengths}
         computed = (at for at, size in enumerate(spec.shape) if isinstance(size, str) and sources & set(re.findall(r"\w+", size)))
         exact = self.time_position(spec)
         return next(computed, None) if exact is None else exact

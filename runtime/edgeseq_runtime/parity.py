@@ -22,7 +22,7 @@ from edgeseq_runtime.bundle import Bundle, CaseArrays, Gate, judge, open_bundle
 from edgeseq_runtime.chunks import cut, run_in_chunks
 from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import EdgeseqError, StreamError, UsageError
-from edgeseq_runtime.interface import BATCH, Interface
+from edgeseq_runtime.interface import BATCH, TIME, Interface
 from edgeseq_runtime.plan import make_plan
 from edgeseq_runtime.session import Session, open_session
 from edgeseq_runtime.stream import Stream
@@ -191,12 +191,12 @@ def _stream_rows(session: Session, case: CaseArrays, gate: Gate, count: Callable
     """Rows for the outputs that can be put together from chunks: those with the time axis, and the state."""
     interface = session.interface
     specs = [spec for spec in interface.outputs if _streams(interface, spec)]
-    if len(interface.time_axes) > 1:
-        reason = f"several time axes, {', '.join(interface.time_axes)}: no one way to cut them"
+    if len(interface.time_axes) > 1 and interface.time_axis != TIME:
+        reason = f"several time axes, {', '.join(interface.time_axes)}, and none of them is {TIME}: no one way to cut them"
         yield from (_failed(spec, "stream", case, reason, verdict="skip") for spec in specs)
         return
     steps = case.case.sizes.get(interface.time_axis, interface.chunk)
-    if interface.chunk > 1 and (interface.lengths or steps % interface.chunk):
+    if interface.chunk > 1 and (interface.step_lengths or steps % interface.chunk):
         reason = f"the model streams in multiples of {interface.chunk} steps, and these sequences are none"
         yield from (_failed(spec, "stream", case, reason, verdict="skip") for spec in specs)
         return
@@ -236,10 +236,10 @@ def _sequences(interface: Interface, case: CaseArrays, draw: int) -> Iterator[_S
     """One draw as it is, or, where its sequences have lengths of their own, one by one and cut to them."""
     inputs = case.draw_inputs(draw)
     torch32, float64 = ({name: array[draw] for name, array in kind.items()} for kind in (case.float32, case.float64))
-    if not interface.lengths:
+    if not interface.step_lengths:
         yield _Sequence(inputs, torch32, float64, draw)
         return
-    lengths = inputs[next(iter(interface.lengths))]
+    lengths = inputs[next(iter(interface.step_lengths))]
     for b, steps in enumerate(lengths.tolist()):
         yield _Sequence(
             {spec.name: _one_of(interface, spec, inputs[spec.name], b, steps) for spec in interface.inputs},
@@ -259,7 +259,7 @@ def _one_of(interface: Interface, spec: TensorSpec, array: Array, b: int, steps:
 def _streamed(session: Session, sequence: _Sequence) -> dict[str, Piece]:
     interface = session.interface
     state = {name: sequence.inputs[name] for name in interface.state}
-    data = {name: array for name, array in sequence.inputs.items() if name not in {*state, *interface.lengths}}
+    data = {name: array for name, array in sequence.inputs.items() if name not in {*state, *interface.step_lengths}}
     stream = _stream_for(session, state)
     stream.state = state
     outputs = run_in_chunks(stream, interface, data, _chunk_lengths(sequence.seed, interface.chunk))

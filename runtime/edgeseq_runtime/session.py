@@ -26,10 +26,11 @@ class Session:
     `run` may be called from several threads at once; `stream` makes independent streams, each for one thread at a time.
     """
 
-    def __init__(self, model: OnnxRuntimeModel, interface: Interface, plan: Plan) -> None:
+    def __init__(self, model: OnnxRuntimeModel, interface: Interface, plan: Plan, identity: str = "") -> None:
         self._model = model
         self.interface = interface
         self.plan = plan
+        self.identity = identity  # of the model: its bundle's sha256 and its precision; snapshots are bound to it
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -71,7 +72,7 @@ class Session:
         Raises:
             StreamError: the model has no state, or its state has other axes than the batch.
         """
-        return Stream(self._model, self.interface, batch)
+        return Stream(self._model, self.interface, batch, self.identity)
 
     def _with_state(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         interface = self.interface
@@ -134,7 +135,7 @@ def open_session(bundle: Bundle, plan: Plan) -> Session:
                 f"{bundle.path} declares the {kind} [{', '.join(map(str, declared))}] and its model has "
                 f"[{', '.join(map(str, found))}]; export it again"
             )
-    return Session(model, interface, plan)
+    return Session(model, interface, plan, f"{bundle.sha256}/{plan.precision}")
 
 
 def _kinds(specs: tuple[TensorSpec, ...]) -> dict[str, tuple[str, int]]:

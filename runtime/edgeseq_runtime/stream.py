@@ -8,6 +8,7 @@ own, made when a chunk of some length is seen first.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,8 +17,10 @@ import numpy as np
 
 from edgeseq_runtime.errors import InputError, StreamError
 from edgeseq_runtime.interface import BATCH, Interface, named_axes, shape_at, zeros_at
+from edgeseq_runtime.snapshot import pack_snapshot, unpack_snapshot
 from edgeseq_runtime.tensors import check_inputs
 from edgeseq_runtime.tensors.spec import Array
+from edgeseq_runtime.timing import StepClock, StepTimes
 
 if TYPE_CHECKING:
     from edgeseq_runtime.backends.onnxruntime_backend import BoundCall, OnnxRuntimeModel
@@ -43,13 +46,15 @@ class Stream:
     A stream belongs to one thread at a time; streams of one session are independent and may run at the same time.
     """
 
-    def __init__(self, model: OnnxRuntimeModel, interface: Interface, batch: int) -> None:
+    def __init__(self, model: OnnxRuntimeModel, interface: Interface, batch: int, identity: str = "") -> None:
         _require_state(interface)
         if not isinstance(batch, int) or batch < 1:
             raise StreamError(f"a stream of batch {batch} was asked for; give 1 or more")
         self.batch = batch
         self._model = model
         self._interface = interface
+        self._identity = identity
+        self._clock = StepClock()
         self._names = tuple(spec.name for spec in interface.data_inputs)
         self._dtypes = tuple(np.dtype(spec.dtype) for spec in interface.data_inputs)
         self._sizes = dict.fromkeys(named_axes(interface.state_inputs), batch)
@@ -77,15 +82,24 @@ class Stream:
         """
         self._acquire()
         try:
+            start = time.perf_counter_ns()
             chunk = self._filled_chunk(inputs)
             call = chunk.calls[self._turn]
             call()
             self._turn = 1 - self._turn
             if copy:
-                return {name: array.copy() for name, array in chunk.outputs.items()} | call.computed()
-            return chunk.outputs | call.computed() if chunk.computed else chunk.outputs
+                outputs = {name: array.copy() for name, array in chunk.outputs.items()} | call.computed()
+            else:
+                outputs = chunk.outputs | call.computed() if chunk.computed else chunk.outputs
+            self._clock.add(time.perf_counter_ns() - start)
+            return outputs
         finally:
             self._busy.release()
+
+    @property
+    def times(self) -> StepTimes:
+        """How many steps there were, and what the last of them took, checks and copies included."""
+        return self._clock.times()
 
     def reset(self) -> None:
         """Set the state to zeros."""
@@ -119,6 +133,19 @@ class Stream:
                 np.copyto(buffer, checked[name])
         finally:
             self._busy.release()
+
+    def snapshot(self) -> bytes:
+        """The state as bytes that outlive the process; `restore` takes them in any stream of the same bundle and precision."""
+        return pack_snapshot(self._identity, self.state)
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go on from a snapshot.
+
+        Raises:
+            SnapshotError: the bytes are no snapshot, are damaged, or belong to another bundle or precision; the state is as before.
+            InputError: it was taken of another batch; the state is as before.
+        """
+        self.state = unpack_snapshot(snapshot, self._identity)
 
     def _acquire(self) -> None:
         if not self._busy.acquire(blocking=False):

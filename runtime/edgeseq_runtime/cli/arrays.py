@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from edgeseq_runtime.bundle.archive import write_atomically
-from edgeseq_runtime.chunks import sequence_steps
 from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.interface import Interface
 from edgeseq_runtime.tensors import bind_sizes
@@ -73,5 +72,5 @@ def with_full_lengths(interface: Interface, arrays: Mapping[str, Array]) -> dict
         if spec.name in interface.lengths and spec.name not in arrays:
             sizes = bind_sizes(given, arrays)
             shape = [size if isinstance(size, int) else sizes.get(size, 1) for size in spec.shape]
-            filled[spec.name] = np.full(shape, sequence_steps(interface, arrays), spec.dtype)
+            filled[spec.name] = np.full(shape, sizes.get(interface.lengths[spec.name], 1), spec.dtype)
     return filled

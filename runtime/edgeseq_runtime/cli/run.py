@@ -70,7 +70,7 @@ def _run_streaming(session: Session, inputs: dict[str, Array], chunk: int) -> di
     state = {name: array for name, array in inputs.items() if name in interface.state}
     if state:
         stream.state = state
-    data = {name: array for name, array in inputs.items() if name not in {*interface.state, *interface.lengths}}
+    data = {name: array for name, array in inputs.items() if name not in {*interface.state, *interface.step_lengths}}
     done = 0
     with progress("streaming") as report:
 
@@ -88,7 +88,7 @@ def _batch(interface: Interface, inputs: dict[str, Array]) -> int:
 
 
 def _require_full(interface: Interface, inputs: dict[str, Array], T: int) -> None:
-    for name in interface.lengths:
+    for name in interface.step_lengths:
         if (inputs[name] != T).any():
             raise UsageError(
                 f"'{name}' holds lengths below {T}: sequences of different lengths can't be cut into the same chunks; "
