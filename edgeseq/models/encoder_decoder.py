@@ -84,6 +84,11 @@ class Decoder(nn.Module, ABC):
         y, (h,) = self.layer(self.inputs(previous, memory), (h,))
         return self.logits(y, memory), h
 
+    def step(self, previous: Tensor, h: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """One time step of forward: the state (B, H) and the logits (B, V) after the token (B,)."""
+        (h,), y = self.layer.cell((h,), self.inputs(previous.unsqueeze(0), memory).squeeze(0))
+        return h, self.logits(y.unsqueeze(0), memory).squeeze(0)
+
     def logits(self, h: Tensor, memory: Memory) -> Tensor:
         """Logits o (T, B, V) of the states (T, B, H)."""
         combined = torch.tanh(self.combine(torch.cat([h, self.context(h, memory)], dim=-1)))  # (T, B, H)

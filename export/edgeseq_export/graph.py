@@ -114,5 +114,15 @@ def _name(graph: ir.Graph, inputs: Sequence[TensorSpec], outputs: Sequence[Tenso
         taken.add(unique)
         if not value.is_initializer():
             value.shape, value.type = None, None
+    _declare_loop_counters(graph)
     for index, node in enumerate(all_nodes(graph)):
         node.name = f"{node.op_type}_{index}"
+
+
+def _declare_loop_counters(graph: ir.Graph) -> None:
+    """Number of the iteration and condition are scalars: ONNX Runtime does not infer it."""
+    for node in all_nodes(graph):
+        if node.op_type == "Loop":
+            number, goes_on = node.attributes["body"].as_graph().inputs[:2]
+            for value, dtype in ((number, ir.DataType.INT64), (goes_on, ir.DataType.BOOL)):
+                value.shape, value.dtype = ir.Shape([]), dtype

@@ -19,8 +19,9 @@ from torch import nn
 from torch.nn.utils import rnn as torch_packing
 
 from edgeseq import Recurrent
+from edgeseq.loops import Loop
 
-LAYERS: tuple[type[nn.Module], ...] = (nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell, Recurrent)
+LAYERS: tuple[type[nn.Module], ...] = (nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell, Recurrent, Loop)
 
 # Diverting is process-wide; exports therefore take turns.
 _installing = threading.RLock()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from edgeseq import Recurrent
+from edgeseq.loops import Loop
 from edgeseq_export.layer_weights import directions, operator_of
 from edgeseq_export.native_cells import native_directions
 from edgeseq_runtime.errors import UnsupportedModule
@@ -32,9 +33,14 @@ class Recorder:
         self.packs: list[PackCall] = []
         self.cell_calls: Counter[str] = Counter()
         self.inside_layer = False  # of edgeseq
+        self.inside_loop = False
         self.sorted_only = False  # some packing call refuses unsorted lengths
 
     def layer(self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if self.inside_loop:
+            raise UnsupportedModule(self._layer_in_loop(module))
+        if isinstance(module, Loop):
+            return self._within_loop(original, module, *args, **kwargs)
         self.census.update(recurrent_nodes(module))
         if isinstance(module, nn.RNNCellBase):
             name = self._names.get(id(module), type(module).__name__)
@@ -54,6 +60,22 @@ class Recorder:
                 f"module '{name}', an nn.{type(module).__name__}, is called by the cell of an edgeseq.Recurrent; in a cell of your "
                 f"own call one of edgeseq.cells instead, such as edgeseq.{operator_of(module)}Cell, with its state and input"
             )
+
+    def _within_loop(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a loop, whose step is in the graph once, however often it is called."""
+        self.census["Loop"] += 1
+        self.inside_loop = True
+        try:
+            return self._within(original, *args, **kwargs)
+        finally:
+            self.inside_loop = False
+
+    def _layer_in_loop(self, module: nn.Module) -> str:
+        name = self._names.get(id(module), type(module).__name__)
+        return (
+            f"module '{name}', a {type(module).__name__}, is called in the step of an edgeseq Loop; call a cell there, which is one "
+            "step: of an edgeseq.Recurrent its `cell(state, x)`"
+        )
 
     def _within(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a layer whose own packing is no call of the user's."""

@@ -16,9 +16,11 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from edgeseq import Recurrent
+from edgeseq.loops import Loop
 from edgeseq_export.layer_weights import directions, operator_of
 from edgeseq_export.recurrent_layer import run_recurrent
 from edgeseq_export.scan import State, scan_over_time
+from edgeseq_export.while_loop import run_loop
 from edgeseq_runtime.errors import UnsupportedModule
 
 ops = torch.ops.edgeseq
@@ -32,6 +34,8 @@ class Substitution:
             return _run_layers(module, *args, **kwargs)
         if isinstance(module, nn.RNNCellBase):
             return _run_cell(module, *args, **kwargs)
+        if isinstance(module, Loop):
+            return run_loop(module, *args, **kwargs)
         assert isinstance(module, Recurrent)
         return run_recurrent(module, *args, **kwargs)
 

@@ -78,7 +78,8 @@ def _prepared_copy(model: nn.Module) -> nn.Module:
 
 
 def _axis_symbols(program: ExportedProgram, subject: Subject) -> dict[sympy.Symbol, sympy.Symbol]:
-    """The trace's symbols and the names they go by: the user's axes, and `max(lengths)` for padded sequences."""
+    """The trace's symbols and the names they go by: the user's axes, `max(lengths)` for padded sequences, and `value(longest)`
+    for a size that an input without dimensions holds."""
     nodes = {node.name: node for node in program.graph.nodes}
     names: dict[sympy.Symbol, sympy.Symbol] = {}
     for name, kind in zip(program.graph_signature.user_inputs, subject.kinds.values(), strict=True):
@@ -89,6 +90,11 @@ def _axis_symbols(program: ExportedProgram, subject: Subject) -> dict[sympy.Symb
         source = _origin(node.args[1])
         counted = dict(zip(program.graph_signature.user_inputs, subject.kinds, strict=True)).get(source, source)
         names[node.meta["val"].shape[0].node.expr] = sympy.Symbol(f"max({counted})")
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.item.default):
+        held = dict(zip(program.graph_signature.user_inputs, subject.kinds, strict=True)).get(_origin(node.args[0]))
+        size = node.meta["val"]
+        if held is not None and isinstance(size, torch.SymInt):
+            names[size.node.expr] = sympy.Symbol(f"value({held})")
     return names
 
 

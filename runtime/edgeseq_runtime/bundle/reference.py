@@ -28,7 +28,7 @@ class CaseArrays(NamedTuple):
 
     def draw_inputs(self, draw: int) -> dict[str, Array]:
         """The inputs of one draw."""
-        return {name: array[draw] for name, array in self.inputs.items()}
+        return {name: np.asarray(array[draw]) for name, array in self.inputs.items()}
 
 
 def pack_reference(cases: Sequence[CaseArrays]) -> bytes:

@@ -84,7 +84,8 @@ def check_inputs(
         )
     checked: dict[str, Array] = {}
     for spec in specs:
-        array = arrays[spec.name]
+        given = arrays[spec.name]
+        array = np.asarray(given) if isinstance(given, np.generic) else given  # a NumPy scalar is an array without dimensions
         if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
             raise InputError(f"input '{spec.name}' is a {type(array).__name__}; give a numpy array ({spec})")
         if spec.name not in lengths and array.dtype != spec.dtype:

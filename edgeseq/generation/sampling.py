@@ -1,0 +1,91 @@
+"""Tokens drawn at random from the model's distribution, tempered and cut."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgeseq.generation.greedy import choose
+from edgeseq.generation.tokens import empty, filler
+from edgeseq.generation.writer import State, TokenWriter
+from edgeseq.loops import Loop
+
+
+class Sampling(nn.Module):
+    """y_t drawn from p(y_t | y_1, ..., y_{t-1}), until every sequence has ended.
+
+    Logits are divided by the temperature; of the tokens by falling probability the first `top_k` stay; of those the fewest whose
+    share reaches `top_p` (Holtzman et al., 2020, "The curious case of neural text degeneration", section 3.1); and the one drawn
+    is the first at which the running sum of probabilities exceeds u times its total.
+
+    The random numbers u are an input, so the same numbers give the same text, here as on any device.
+
+    Args:
+        writer: the model.
+    """
+
+    def __init__(self, writer: TokenWriter) -> None:
+        super().__init__()
+        self.loop = SamplingLoop(writer)
+
+    def forward(
+        self, uniforms: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, **inputs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Write at most T tokens a sequence.
+
+        Args:
+            uniforms: (T, B) numbers u in [0, 1), independent and uniform.
+            temperature: above 0; without dimensions, as the next two.
+            top_k: integer from 1 to V; V cuts nothing.
+            top_p: above 0, to 1; 1 cuts nothing.
+            inputs: the writer's own.
+
+        Returns:
+            As `Greedy.forward`; log p is that of the model, neither tempered nor cut.
+        """
+        writer = self.loop.writer
+        token, state, memory = writer.begin(**inputs)
+        T = uniforms.shape[0]
+        longest = torch.full_like(top_k, T, dtype=torch.int64)
+        limit = writer.limit(longest, memory)
+        none = torch.zeros_like(token)
+        tokens = torch.full_like(uniforms, filler(writer), dtype=torch.int64)  # (T, B)
+        begun = (none.new_zeros(()), token, none.bool(), none, torch.zeros_like(uniforms[0]), tokens)
+        given = (limit, uniforms, temperature, top_k, top_p, *memory)
+        _, _, _, counts, scores, tokens, *_ = self.loop((*begun, *state), given)
+        return tokens, counts, scores
+
+
+class SamplingLoop(Loop):
+    """State as `GreedyLoop`'s."""
+
+    def __init__(self, writer: TokenWriter) -> None:
+        super().__init__()
+        self.writer = writer
+
+    def unfinished(self, state: State, given: State) -> Tensor:
+        t, _, ended = state[:3]
+        return (t < given[0]) & ~ended.all()
+
+    def step(self, state: State, given: State) -> State:
+        t, token, ended, counts, scores, tokens, *own = state
+        _, uniforms, temperature, top_k, top_p, *memory = given
+        logits, following = self.writer.next(t, token, tuple(own), tuple(memory))
+        u = uniforms.index_select(0, t.reshape(1)).squeeze(0)  # (B,)
+        chosen = drawn(logits, u, temperature, top_k, top_p)
+        return (t + 1, *choose(self.writer, t, chosen, logits, ended, counts, scores, tokens), *following)
+
+
+def drawn(logits: Tensor, u: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Tokens (B,) from logits (B, V) and numbers u (B,) in [0, 1), as `Sampling` says."""
+    V = logits.shape[-1]
+    ordered, tokens = (logits / temperature).topk(V)  # (B, V) both, the likeliest first
+    rank = torch.arange(V, device=logits.device)
+    p = torch.softmax(ordered, dim=-1) * (rank < top_k)
+    p = p / p.sum(dim=-1, keepdim=True)
+    before = p.cumsum(dim=-1) - p
+    p = p * ((before < top_p) | (top_p >= 1))
+    running = p.cumsum(dim=-1)
+    chosen = (running <= u.unsqueeze(-1) * running[:, -1:]).sum(dim=-1)  # (B,)
+    last = (p > 0).sum(dim=-1) - 1  # rounding may leave the running sum short of its own total
+    return tokens.gather(-1, torch.minimum(chosen, last).unsqueeze(-1)).squeeze(-1)
