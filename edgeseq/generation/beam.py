@@ -63,7 +63,7 @@ class BeamLoop(Loop):
         self.length_penalty = length_penalty
 
     def score(self, log_p: Tensor, counts: Tensor) -> Tensor:
-        """log p (B, K) of candidates of so many tokens (B, K), normalised by their length."""
+        """Log p (B, K) of candidates of so many tokens (B, K), normalised by their length."""
         return log_p if self.length_penalty == 0 else log_p / counts.clamp(min=1).to(log_p.dtype) ** self.length_penalty
 
     def unfinished(self, state: State, given: State) -> Tensor:
@@ -95,7 +95,7 @@ class BeamLoop(Loop):
         )
 
     def _continued(self, log_next: Tensor, ended: Tensor) -> Tensor:
-        """log p (B, K, V) of the next token: an ended candidate is followed by its end alone, at no cost."""
+        """Log p (B, K, V) of the next token: an ended candidate is followed by its end alone, at no cost."""
         if self.writer.end is None:
             return log_next
         at_end = torch.arange(self.writer.vocabulary, device=log_next.device) == self.writer.end

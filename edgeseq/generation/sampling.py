@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeseq.generation.greedy import choose
-from edgeseq.generation.tokens import empty, filler
+from edgeseq.generation.tokens import filler
 from edgeseq.generation.writer import State, TokenWriter
 from edgeseq.loops import Loop
 

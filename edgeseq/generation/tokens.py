@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,9 +14,9 @@ MOST = 2**20  # tokens of one sequence
 
 def empty(limit: Tensor, like: Tensor, fill: int) -> Tensor:
     """A buffer (L, ...) of `fill` for L tokens of the shape of `like` (...), L the value of `limit`."""
-    L = limit.item()  # symbolic while a graph is captured
-    torch._check(L >= 0)
-    torch._check(L <= MOST)
+    L: Any = limit.item()  # symbolic while a graph is captured
+    torch._check(L >= 0)  # type: ignore[no-untyped-call]
+    torch._check(L <= MOST)  # type: ignore[no-untyped-call]
     return torch.full((L, *like.shape), fill, dtype=torch.int64, device=like.device)
 
 

@@ -33,7 +33,7 @@ class TokenWriter(nn.Module, ABC):
 
     @abstractmethod
     def next(self, t: Tensor, token: Tensor, state: State, memory: State) -> tuple[Tensor, State]:
-        """Logits (B, V) of token number t, a tensor without dimensions counted from 0, from the one before it (B,); and the state."""
+        """Logits (B, V) of token number t, counted from 0, from the token before it (B,); and the state. t has no dimensions."""
 
     def limit(self, longest: Tensor, memory: State) -> Tensor:
         """How many tokens there can be, of `longest` that are asked for; both without dimensions."""

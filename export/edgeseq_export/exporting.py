@@ -32,7 +32,16 @@ from edgeseq_export.request import AxisNames, ExportRequest
 from edgeseq_export.subject import Subject, examine
 from edgeseq_export.tensorrt_rules import tensorrt_hazards
 from edgeseq_export.trace import Trace, trace
-from edgeseq_runtime.bundle import DEFAULT_GATES, FORMAT, CaseArrays, Manifest, pack_reference, write_bundle
+from edgeseq_runtime.bundle import (
+    DEFAULT_GATES,
+    FORMAT,
+    CaseArrays,
+    Generation,
+    Manifest,
+    TextInput,
+    pack_reference,
+    write_bundle,
+)
 from edgeseq_runtime.errors import UnsupportedModule, UsageError
 from edgeseq_runtime.tensors import TensorSpec
 
@@ -56,6 +65,8 @@ def export(
     state: Mapping[str, str] | None = None,
     name: str | None = None,
     outputs: Sequence[str] | None = None,
+    text: TextInput | None = None,
+    generation: Generation | None = None,
 ) -> Path:
     """Export a module to a bundle, its recurrences kept as single nodes, its time and batch dynamic, and proved equal.
 
@@ -74,6 +85,8 @@ def export(
         state: input that carries state -> output that continues it, such as `{"h": "h_out", "c": "c_out"}`.
         name: the model's name; its class' by default.
         outputs: names of forward's outputs, nested ones flattened in order; `y0`, `y1`, ... by default.
+        text: which input takes text, and its symbols; `edgeseq run --text` needs it.
+        generation: how the graph writes sequences of tokens; see `edgeseq_export.generation_request`.
 
     Returns:
         The path written.
@@ -86,7 +99,7 @@ def export(
     Warns:
         ExportNotice: dtypes were converted.
     """
-    return export_request(ExportRequest(model, inputs, axes, state, outputs, name), path)
+    return export_request(ExportRequest(model, inputs, axes, state, outputs, name, text, generation), path)
 
 
 def export_request(request: ExportRequest, path: str | PathLike[str]) -> Path:
@@ -197,6 +210,8 @@ def describe(graph: ir.Model, subject: Subject, outputs: Sequence[TensorSpec], c
         precisions={"fp32": MODEL_MEMBER},
         tolerances=dict(DEFAULT_GATES),
         reference=tuple(case.case for case in cases),
+        text=subject.request.text,
+        generation=subject.request.generation,
         hazards=tensorrt_hazards(graph.graph),
         notes=subject.notes,
         provenance={

@@ -73,8 +73,8 @@ class Recorder:
     def _layer_in_loop(self, module: nn.Module) -> str:
         name = self._names.get(id(module), type(module).__name__)
         return (
-            f"module '{name}', a {type(module).__name__}, is called in the step of an edgeseq Loop; call a cell there, which is one "
-            "step: of an edgeseq.Recurrent its `cell(state, x)`"
+            f"module '{name}', a {type(module).__name__}, is called in the step of an edgeseq Loop; call a cell there, "
+            "which is one step: of an edgeseq.Recurrent its `cell(state, x)`"
         )
 
     def _within(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from edgeseq_runtime.bundle import Generation, TextInput
 from edgeseq_runtime.errors import UnsupportedModule, UsageError
 
 AxisNames = tuple[str | None, ...]
@@ -40,6 +41,8 @@ class ExportRequest:
     state: Mapping[str, str] | None = None
     outputs: Sequence[str] | None = None
     name: str | None = None
+    text: TextInput | None = None
+    generation: Generation | None = None
 
     def __post_init__(self) -> None:
         _require_module(self.model)
@@ -47,6 +50,7 @@ class ExportRequest:
         _require_arguments(self.model, self.inputs)
         _require_axes(self.inputs, self.axes)
         _require_state(self)
+        _require_text(self)
 
     @property
     def bundle_name(self) -> str:
@@ -163,3 +167,12 @@ def _require_state(request: ExportRequest) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UsageError(f"names {repeated} are used twice; inputs and outputs need names of their own")
+
+
+def _require_text(request: ExportRequest) -> None:
+    if request.generation and request.outputs is None:
+        raise UsageError("generation names outputs, and outputs is not given; name all of the module's outputs in their order")
+    for part in (request.text, request.generation):
+        problem = next(part.problems(list(request.inputs), list(request.outputs or ())), None) if part else None
+        if problem:
+            raise UsageError(f"{problem}; name them as forward's arguments and outputs=(...) do")

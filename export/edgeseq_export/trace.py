@@ -79,7 +79,8 @@ def _prepared_copy(model: nn.Module) -> nn.Module:
 
 def _axis_symbols(program: ExportedProgram, subject: Subject) -> dict[sympy.Symbol, sympy.Symbol]:
     """The trace's symbols and the names they go by: the user's axes, `max(lengths)` for padded sequences, and `value(longest)`
-    for a size that an input without dimensions holds."""
+    for a size that an input without dimensions holds.
+    """
     nodes = {node.name: node for node in program.graph.nodes}
     names: dict[sympy.Symbol, sympy.Symbol] = {}
     for name, kind in zip(program.graph_signature.user_inputs, subject.kinds.values(), strict=True):

@@ -20,5 +20,7 @@ def run_loop(module: Loop, state: State, given: State = ()) -> State:
         # The operator refuses an outcome that is one of its inputs, or the same tensor twice.
         return tuple(part.clone() for part in module.step(carried, given))
 
-    last: Any = while_loop(unfinished, step, tuple(part.clone().contiguous() for part in state))
+    last: Any = while_loop(  # type: ignore[no-untyped-call]
+        unfinished, step, tuple(part.clone().contiguous() for part in state)
+    )
     return tuple(last)

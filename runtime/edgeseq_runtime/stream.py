@@ -134,6 +134,28 @@ class Stream:
         finally:
             self._busy.release()
 
+    def select(self, rows: Array) -> None:
+        """Go on with other sequences of the stream: number i becomes a copy of what number `rows[i]` was.
+
+        Raises:
+            InputError: rows are not as many integers as the batch, each of a sequence of the stream; the state is as before.
+        """
+        order = np.asarray(rows)
+        fits = order.shape == (self.batch,) and np.issubdtype(order.dtype, np.integer)
+        if not fits or order.min() < 0 or order.max() >= self.batch:
+            raise InputError(f"rows are {order!r}; give {self.batch} integers from 0 to {self.batch - 1}")
+        self._acquire()
+        try:
+            old, new = self._buffers[self._turn], self._buffers[1 - self._turn]
+            for spec in self._interface.state_inputs:
+                if BATCH in spec.shape:
+                    np.take(old[spec.name], order.astype(np.intp), axis=spec.shape.index(BATCH), out=new[spec.name], mode="clip")
+                else:
+                    np.copyto(new[spec.name], old[spec.name])
+            self._turn = 1 - self._turn
+        finally:
+            self._busy.release()
+
     def snapshot(self) -> bytes:
         """The state as bytes that outlive the process; `restore` takes them in any stream of the same bundle and precision."""
         return pack_snapshot(self._identity, self.state)

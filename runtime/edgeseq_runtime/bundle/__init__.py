@@ -6,16 +6,20 @@ It is the only thing that crosses from the machine that exports to the machine t
 from edgeseq_runtime.bundle.bundle import Bundle, open_bundle, write_bundle
 from edgeseq_runtime.bundle.manifest import DEFAULT_GATES, FORMAT, Gate, Manifest, ReferenceCase
 from edgeseq_runtime.bundle.reference import CaseArrays, pack_reference
+from edgeseq_runtime.bundle.text import LOOP_INPUTS, Generation, TextInput
 from edgeseq_runtime.bundle.verdict import Verdict, judge
 
 __all__ = [
     "DEFAULT_GATES",
     "FORMAT",
+    "LOOP_INPUTS",
     "Bundle",
     "CaseArrays",
     "Gate",
+    "Generation",
     "Manifest",
     "ReferenceCase",
+    "TextInput",
     "Verdict",
     "judge",
     "open_bundle",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from edgeseq_runtime.bundle.text import Generation, TextInput
 from edgeseq_runtime.errors import BadManifest, UnknownFormat
 from edgeseq_runtime.tensors import TensorSpec
 
-FORMAT = 1
+FORMAT = 2
+READS = (1, FORMAT)  # format 1 has neither text nor generation
 DTYPES = frozenset(
     ("bool", "float16", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 )
@@ -50,6 +52,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     precisions: dict[str, str]  # precision -> member that holds its ONNX model
     tolerances: dict[str, Gate]  # precision -> gate
     reference: tuple[ReferenceCase, ...]
+    text: TextInput | None = None  # how text becomes an input
+    generation: Generation | None = None  # how the graph writes sequences of tokens
     hazards: tuple[str, ...] = ()  # what a later backend will trip over, each with its rule
     notes: tuple[str, ...] = ()  # what the export changed, such as a converted dtype
     provenance: dict[str, str] = {}
@@ -76,9 +80,9 @@ def decode_manifest(data: bytes) -> Manifest:
         found = msgspec.json.decode(data, type=_Version).format
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadManifest(f"manifest.json is not a bundle's manifest: {error}") from error
-    if found != FORMAT:
+    if found not in READS:
         raise UnknownFormat(
-            f"the bundle has format {found}; this release of edgeseq reads format {FORMAT}: "
+            f"the bundle has format {found}; this release of edgeseq reads formats {READS[0]} to {FORMAT}: "
             + ("upgrade edgeseq-runtime" if found > FORMAT else "export the model again")
         )
     try:
@@ -111,6 +115,8 @@ def _require_consistent(manifest: Manifest) -> None:
     if "fp32" not in manifest.precisions:
         problems.append("there is no fp32 model")
     problems += [f"precision '{p}' has no gate" for p in manifest.precisions if p not in manifest.tolerances]
+    for part in (manifest.text, manifest.generation):
+        problems += part.problems(inputs, outputs) if part else []
     for index, case in enumerate(manifest.reference):
         if case.draws < 1 or any(size < 1 for size in case.sizes.values()):
             problems.append(f"reference case {index} is empty")
