@@ -11,7 +11,7 @@ from edgeseq.cells import (
     ProjectedLSTMCell,
     RNNCell,
 )
-from edgeseq.layers import Recurrent, RecurrentStack
+from edgeseq.layers import Recurrent, RecurrentStack, SequenceLayer
 from edgeseq.weights import WeightsError, load_weights, read_weights
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "RNNCell",
     "Recurrent",
     "RecurrentStack",
+    "SequenceLayer",
     "WeightsError",
     "load_weights",
     "read_weights",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,33 @@ from edgeseq.cells import Cell, State
 from edgeseq.fused import fused_cell, run_fused
 
 
-class Recurrent(nn.Module):
+class SequenceLayer(nn.Module, ABC):
+    """A layer over sequences given whole or in chunks: its state comes in and goes out.
+
+    The outputs of the chunks, each given the state that the one before it returned, are those of the whole. `RecurrentStack`
+    stacks such layers. A runtime's stream begins with a state of zeros, so zeros have to be a right initial state of a layer that
+    streams.
+    """
+
+    @property
+    @abstractmethod
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of each state tensor of one sequence, without the batch."""
+
+    def initial_state(self, x: Tensor) -> State:
+        """Zeros (B, ...) for each of `state_shapes`; x (T, B, ...) says B and device, and dtype where it is floating-point."""
+        dtype = x.dtype if x.is_floating_point() else next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+        return tuple(x.new_zeros(x.shape[1], *shape, dtype=dtype) for shape in self.state_shapes)
+
+    @abstractmethod
+    def forward(self, x: Tensor, state: Sequence[Tensor] | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """From x (T, B, I), the state (each (B, ...), the initial one where omitted) and lengths (B,) to y (T, B, O) and the state.
+
+        With lengths y is zero at and past a sequence's length, and the state is that after its own last step.
+        """
+
+
+class Recurrent(SequenceLayer):
     """One layer: a cell run over time, or two cells in opposite directions.
 
     A cell that is PyTorch's own (`RNNCell`, `GRUCell`, `LSTMCell(squash="tanh", peepholes=False)`) runs in PyTorch's fused
@@ -64,9 +91,9 @@ class Recurrent(nn.Module):
         Raises:
             ValueError: x, a state or lengths has another shape, or lengths other values.
         """
-        _require_sequences(x, lengths)
+        require_sequences(x, lengths)
         initial = self.initial_state(x) if state is None else tuple(state)
-        _require_states(initial, self.state_shapes, x.shape[1])
+        require_states(initial, self.state_shapes, x.shape[1])
         outputs: list[Tensor] = []
         ends: State = ()
         for cell, reverse in self.directions:
@@ -80,7 +107,12 @@ class Recurrent(nn.Module):
         return "reverse=True" if self.reverse else ""
 
 
-def _require_sequences(x: Tensor, lengths: Tensor | None) -> None:
+def require_sequences(x: Tensor, lengths: Tensor | None) -> None:
+    """At least one step of x (T, B, ...), and lengths (B,) in 1..T.
+
+    Raises:
+        ValueError: x or lengths has another shape, or lengths other values.
+    """
     if x.dim() < 2 or x.shape[0] == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; it has to be (T, B, ...) with at least one step")
     if lengths is None:
@@ -93,8 +125,12 @@ def _require_sequences(x: Tensor, lengths: Tensor | None) -> None:
         raise ValueError(f"lengths are {int(lengths.min())} to {int(lengths.max())}; with x of {T} steps they have to be in 1..{T}")
 
 
-def _require_states(state: State, shapes: Sequence[tuple[int, ...]], batch: int) -> None:
-    """As many tensors as the layer has, each of its rank and of the input's batch; sizes may depend on the input."""
+def require_states(state: State, shapes: Sequence[tuple[int, ...]], batch: int) -> None:
+    """As many tensors as the layer has, each of its rank and of the input's batch; sizes may depend on the input.
+
+    Raises:
+        ValueError: there are others.
+    """
     if len(state) != len(shapes):
         raise ValueError(f"state has {len(state)} tensors, the layer has {len(shapes)}: {tuple(shapes)}")
     for number, (tensor, shape) in enumerate(zip(state, shapes, strict=True)):
@@ -133,15 +169,15 @@ def _where(live: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(live.reshape(-1, *[1] * (new.dim() - 1)), new, old)
 
 
-class RecurrentStack(nn.Module):
+class RecurrentStack(SequenceLayer):
     """Layers on top of each other, each reading the one below, with dropout between them.
 
     Args:
-        layers: from the input upwards.
+        layers: from the input upwards: `Recurrent`, those of `edgeseq.streaming`, other stacks.
         dropout: share of features zeroed between two layers while training.
     """
 
-    def __init__(self, *layers: Recurrent, dropout: float = 0.0) -> None:
+    def __init__(self, *layers: SequenceLayer, dropout: float = 0.0) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.dropout = dropout
@@ -157,18 +193,19 @@ class RecurrentStack(nn.Module):
 
     def forward(self, x: Tensor, state: Sequence[Tensor] | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """As `Recurrent.forward`; the state is that of every layer, the lowest first."""
-        remaining = self.initial_state(x) if state is None else tuple(state)
-        _require_states(remaining, self.state_shapes, x.shape[1])
+        remaining = None if state is None else tuple(state)
+        if remaining is not None:
+            require_states(remaining, self.state_shapes, x.shape[1])
         ends: State = ()
         for number, layer in enumerate(self._each()):
             if number and self.dropout:
                 x = F.dropout(x, self.dropout, self.training)
-            own, remaining = remaining[: len(layer.state_shapes)], remaining[len(layer.state_shapes) :]
+            own = None if remaining is None else remaining[len(ends) : len(ends) + len(layer.state_shapes)]
             x, end = layer(x, own, lengths)  # (T, B, O)
             ends += end
         return x, ends
 
-    def _each(self) -> Sequence[Recurrent]:
+    def _each(self) -> Sequence[SequenceLayer]:
         return list(self.layers)  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:

@@ -209,13 +209,20 @@ def _slice(array: Array, axes: Sequence[str | None], T: str, start: int, steps: 
     return np.take(array, range(start, start + steps), axis=list(axes).index(T)) if T in axes else array
 
 
+def _sizes_in(values: Sequence[int]) -> frozenset[int]:
+    """The numbers that may be sizes: of 0, ..., n-1, which is a range over a size, only n."""
+    if len(values) > 2 and list(values) == list(range(len(values))):
+        return frozenset([len(values)])
+    return frozenset(values)
+
+
 def _integer_constants(model: ir.Model) -> Iterator[tuple[str, frozenset[int]]]:
     """Every small integer constant of the graph, by name."""
     for graph in model.graphs():
         for name, value in graph.initializers.items():
             tensor = value.const_value
             if tensor is not None and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32) and tensor.size <= 64:
-                yield name, frozenset(int(x) for x in tensor.numpy().reshape(-1))
+                yield name, _sizes_in(tensor.numpy().reshape(-1).tolist())
     for node in all_nodes(model.graph):
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.INTS:
