@@ -11,8 +11,10 @@ from edgeseq_runtime import errors
 from edgeseq_runtime.bench import BenchReport, measure_bench
 from edgeseq_runtime.bundle import Bundle, open_bundle
 from edgeseq_runtime.device import Device, list_devices, load_device
+from edgeseq_runtime.generation import Writer, load_writer
 from edgeseq_runtime.parity import ParityReport, measure_parity
 from edgeseq_runtime.plan import Plan, make_plan
+from edgeseq_runtime.pool import PooledStream, PoolStats, StreamPool
 from edgeseq_runtime.session import Session, load, open_session
 from edgeseq_runtime.stream import Stream
 from edgeseq_runtime.tensors import TensorSpec
@@ -23,13 +25,18 @@ __all__ = [
     "Device",
     "ParityReport",
     "Plan",
+    "PoolStats",
+    "PooledStream",
     "Session",
     "Stream",
+    "StreamPool",
     "TensorSpec",
+    "Writer",
     "errors",
     "list_devices",
     "load",
     "load_device",
+    "load_writer",
     "make_plan",
     "measure_bench",
     "measure_parity",

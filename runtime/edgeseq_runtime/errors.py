@@ -9,6 +9,11 @@
     +-- DeviceError           a device profile that does not exist or does not parse
     +-- ProviderError         a backend or execution provider that was asked for and is not there
     +-- StreamError           a stream that can't be made, or was used wrongly
+    |   +-- PoolFull          no slot for one more stream
+    |   +-- PoolBusy          no place for one more step to wait
+    |   +-- PoolClosed        the pool has been closed, or its process has forked
+    |   +-- DeadlineExceeded  a step that was not run, because it was too late
+    |   +-- StepCancelled     a step that was not run, because of another one or because its stream left
     |   +-- SnapshotError     bytes that are no snapshot, are damaged, or belong to another model
     +-- ExportError           a module that can't become a bundle
         +-- UnsupportedModule it has no faithful graph; the message says what to write instead
@@ -82,6 +87,26 @@ class StreamError(EdgeseqError):
 
 class SnapshotError(StreamError):
     """A snapshot can't be restored: no snapshot, damaged, or another model's."""
+
+
+class PoolFull(StreamError):
+    """Every slot of a pool is taken by a stream."""
+
+
+class PoolBusy(StreamError):
+    """As many steps wait in a pool as may."""
+
+
+class PoolClosed(StreamError):
+    """The pool has been closed, or belongs to the process that this one was forked from."""
+
+
+class DeadlineExceeded(StreamError, TimeoutError):
+    """A step of a pool's stream had not started by its deadline. It was not run; the state is as before it."""
+
+
+class StepCancelled(StreamError):
+    """A step of a pool's stream was not run: one before it was not, its stream left, or the pool closed."""
 
 
 class ExportError(EdgeseqError):

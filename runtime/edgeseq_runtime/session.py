@@ -12,6 +12,7 @@ from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import BadManifest, InputError, ProviderError, UsageError
 from edgeseq_runtime.interface import Interface, interface_of, zeros_at
 from edgeseq_runtime.plan import Plan, make_plan, plan_for_device
+from edgeseq_runtime.pool import StreamPool
 from edgeseq_runtime.stream import Stream
 from edgeseq_runtime.tensors import TensorSpec, check_inputs
 from edgeseq_runtime.tensors.spec import Array
@@ -73,6 +74,26 @@ class Session:
             StreamError: the model has no state, or its state has other axes than the batch.
         """
         return Stream(self._model, self.interface, batch, self.identity)
+
+    def pool(
+        self, capacity: int = 256, *, max_batch: int = 32, queue: int = 1024, per_stream: int = 8, workers: int | None = None
+    ) -> StreamPool:
+        """A pool for many streams at once, whose steps it runs in batches; see docs/pool.md.
+
+        Args:
+            capacity: streams in the pool at a time.
+            max_batch: steps in one call.
+            queue: steps that may wait besides one of each stream.
+            per_stream: steps of one stream that may wait.
+            workers: threads that run batches; the machine's cores, but at most 2, unless said.
+
+        Raises:
+            StreamError: the model's streams can't share a batch; the message says why.
+            UsageError: a size is less than 1.
+        """
+        return StreamPool(
+            self._model, self.interface, capacity, max_batch=max_batch, queue=queue, per_stream=per_stream, workers=workers
+        )
 
     def _with_state(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         interface = self.interface
