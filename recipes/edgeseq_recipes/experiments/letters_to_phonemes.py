@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from edgeseq.generation import BeamSearch, EncoderDecoderWriter, Greedy
 from edgeseq.models import (
     AttentionDecoder,
     AttentionGraph,
@@ -21,7 +22,7 @@ from edgeseq.models import (
     FixedContextGraph,
 )
 from edgeseq.training import Schedule
-from edgeseq_export import ExportRequest
+from edgeseq_export import ExportRequest, generation_request
 from edgeseq_recipes.experiments.pronunciations import (
     LETTERS,
     PHONEMES,
@@ -34,6 +35,7 @@ from edgeseq_recipes.experiments.pronunciations import (
 )
 from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_least, at_most
 from edgeseq_recipes.run import Run
+from edgeseq_runtime.bundle import Generation, TextInput
 
 DECODERS = {"fixed-vector": FixedContextDecoder, "attention": AttentionDecoder}
 BOUNDARY = 0  # the token before the first phoneme and after the last; phoneme i of PHONEMES is token i + 1
@@ -42,6 +44,7 @@ NO_TARGET = -100  # where a batch is longer than a pronunciation
 NEIGHBOURHOOD = 4  # batches: how many words of similar length one batch is drawn from
 EMBEDDING = 48
 LONGEST = 30  # phonemes of a decoded word
+BEAM = 4  # candidates of the beam search that is exported
 SHORT, LONG = 6, 9  # letters: a word is short up to the one and long from the other; about a third of all is either
 
 Examples = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -218,11 +221,20 @@ def draw_attention(axes: Axes, weights: Tensor, word: Word, pronunciation: Phone
 
 
 def graphs(models: dict[str, EncoderDecoder]) -> tuple[ExportRequest, ...]:
-    """For each network the encoder, which runs once a word, and the decoder, which runs once a phoneme."""
-    return tuple(
-        request for kind, model in models.items() for request in (encoder_request(kind, model), decoder_request(kind, model))
-    )
+    """For each network the encoder, which runs once a word, and the decoder, which runs once a phoneme.
 
+    And of the one with attention two graphs that hold the whole loop: beam search, under the name that one would look for, and
+    greedy search.
+    """
+    stepwise = [
+        request for kind, model in models.items() for request in (encoder_request(kind, model), decoder_request(kind, model))
+    ]
+    writer = EncoderDecoderWriter(models["attention"])
+    return (*stepwise, whole_request("g2p", BeamSearch(writer, BEAM)), whole_request("g2p-greedy", Greedy(writer)))
+
+
+SPELLING = TextInput(input="source", lengths="lengths", symbols=tuple(LETTERS), lower=True)
+WRITTEN = ("", *PHONEMES)  # how each token is written
 
 EXAMPLE = [Word("phoneme", (("F", "OW", "N", "IY", "M"),)), Word("to", (("T", "UW"),)), Word("word", (("W", "ER", "D"),))]
 
@@ -236,6 +248,7 @@ def encoder_request(kind: str, model: EncoderDecoder) -> ExportRequest:
         {"source": ("S", "B"), "lengths": ("B",)},
         outputs=("annotations" if isinstance(model.decoder, AttentionDecoder) else "context", "h"),
         name=f"{kind}-encoder",
+        text=SPELLING,
     )
 
 
@@ -255,7 +268,29 @@ def decoder_request(kind: str, model: EncoderDecoder) -> ExportRequest:
         assert isinstance(model.decoder, FixedContextDecoder)
         graph = FixedContextGraph(model.decoder)
         inputs, axes = {"context": remembered, **inputs}, {"context": ("B", None), **axes}
-    return ExportRequest(graph, inputs, axes, state={"h": "h_out"}, outputs=("logits", "h_out"), name=f"{kind}-decoder-step")
+    return ExportRequest(
+        graph,
+        inputs,
+        axes,
+        state={"h": "h_out"},
+        outputs=("logits", "h_out"),
+        name=f"{kind}-decoder-step",
+        generation=Generation(form="step", tokens="previous", scores="logits", start=BOUNDARY, end=BOUNDARY, symbols=WRITTEN),
+    )
+
+
+def whole_request(name: str, search: Greedy | BeamSearch) -> ExportRequest:
+    """Letters and lengths -> phonemes, in one run."""
+    source, lengths = letters(EXAMPLE)
+    return generation_request(
+        search,
+        {"source": source, "lengths": lengths},
+        axes={"source": ("S", "B"), "lengths": ("B",)},
+        longest=LONGEST,
+        name=name,
+        text=SPELLING,
+        symbols=WRITTEN,
+    )
 
 
 RECIPE = Recipe(
@@ -263,6 +298,6 @@ RECIPE = Recipe(
     row="6",
     title="Encoder-decoder, different lengths; context: final state, or a sequence of vectors",
     claim="A context of fixed size is too small to summarise a long sequence; attention to a sequence of vectors is not.",
-    exported_as="encoder, decoder step",
+    exported_as="encoder, decoder step; one graph with its loop",
     run=run_letters_to_phonemes,
 )
