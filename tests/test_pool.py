@@ -27,6 +27,7 @@ from edgeseq_runtime.errors import (
     PoolBusy,
     PoolClosed,
     PoolFull,
+    SnapshotError,
     StepCancelled,
     StreamError,
     UsageError,
@@ -262,6 +263,21 @@ def test_state_is_read_set_and_reset_and_goes_to_and_from_a_stream(lstm):
             one.state = {}
         with pytest.raises(InputError, match="size 2 in dimension 1"):
             one.state = {name: np.zeros((1, 2, 8), np.float32) for name in "hc"}
+
+
+def test_a_snapshot_goes_between_pools_and_streams_of_one_model_only(lstm, tokens):
+    with lstm.pool() as pool, lstm.pool() as elsewhere, tokens.pool() as foreign:
+        stream, other, alone = pool.join(), elsewhere.join(), lstm.stream()
+        stream.step(sound(3))
+        snapshot = stream.snapshot()
+        other.restore(snapshot)
+        alone.restore(other.snapshot())
+        expected = stream.step(sound(2, 1))
+        assert_equal([other.step(sound(2, 1)), alone.step(sound(2, 1))], [expected] * 2)
+        stream.restore(snapshot)
+        assert_equal([stream.step(sound(2, 1))], [expected])
+        with pytest.raises(SnapshotError, match="belongs to the model"):
+            foreign.join().restore(snapshot)
 
 
 def test_state_is_refused_while_steps_are_under_way(lstm):
@@ -621,6 +637,17 @@ def test_a_cancelled_future_is_not_run_and_takes_those_behind_it_along(lstm):
             with pytest.raises(StepCancelled, match="cancelled by its client"):
                 future.result()
         assert_equal([stream.step(sound(1, 5))], solo(lstm, [sound(1, 0), sound(1, 5)])[1:])
+
+
+def test_a_stream_whose_steps_were_all_cancelled_is_idle(lstm):
+    with lstm.pool(workers=1) as pool:
+        watched, stream = Watched(pool), pool.join()
+        with watched.held(sound(1)):
+            cancelled, behind = stream.submit(sound(1)), stream.submit(sound(1))
+            assert cancelled.cancel()
+            assert not any(value.any() for value in stream.state.values())
+            assert isinstance(behind.exception(), StepCancelled)
+        assert pool.stats.steps == 1
 
 
 def test_callbacks_may_use_the_pool_and_even_raise(lstm, caplog):

@@ -12,7 +12,7 @@ from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import BadManifest, InputError, ProviderError, UsageError
 from edgeseq_runtime.interface import Interface, interface_of, zeros_at
 from edgeseq_runtime.plan import Plan, make_plan, plan_for_device
-from edgeseq_runtime.pool import StreamPool
+from edgeseq_runtime.pool import PoolSizes, StreamPool, default_workers
 from edgeseq_runtime.stream import Stream
 from edgeseq_runtime.tensors import TensorSpec, check_inputs
 from edgeseq_runtime.tensors.spec import Array
@@ -91,9 +91,8 @@ class Session:
             StreamError: the model's streams can't share a batch; the message says why.
             UsageError: a size is less than 1.
         """
-        return StreamPool(
-            self._model, self.interface, capacity, max_batch=max_batch, queue=queue, per_stream=per_stream, workers=workers
-        )
+        sizes = PoolSizes(capacity, max_batch, queue, per_stream, default_workers() if workers is None else workers)
+        return StreamPool(self._model, self.interface, self.identity, sizes)
 
     def _with_state(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         interface = self.interface

@@ -8,7 +8,7 @@ Which part does what: `kinds` checks inputs on the client's thread; `scheduler` 
 late; `worker` runs a batch and tells the clients; `batches` and `slabs` hold the memory; `independence` says what can't be pooled.
 """
 
-from edgeseq_runtime.pool.pool import PooledStream, StreamPool
+from edgeseq_runtime.pool.pool import PooledStream, PoolSizes, StreamPool, default_workers
 from edgeseq_runtime.pool.stats import PoolStats
 
-__all__ = ["PoolStats", "PooledStream", "StreamPool"]
+__all__ = ["PoolSizes", "PoolStats", "PooledStream", "StreamPool", "default_workers"]

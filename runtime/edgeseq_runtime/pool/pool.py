@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ from edgeseq_runtime.pool.scheduler import Scheduler
 from edgeseq_runtime.pool.slabs import Slabs
 from edgeseq_runtime.pool.stats import PoolStats
 from edgeseq_runtime.pool.steps import FutureStep, Outputs, Round, RoundStep, Seat
+from edgeseq_runtime.pool.turns import Turns
 from edgeseq_runtime.pool.worker import Worker
+from edgeseq_runtime.snapshot import pack_snapshot, unpack_snapshot
 from edgeseq_runtime.tensors.spec import Array
 
 if TYPE_CHECKING:
@@ -30,32 +33,43 @@ if TYPE_CHECKING:
 MAX_WORKERS = 2
 
 
+@dataclass(frozen=True)
+class PoolSizes:
+    """How large a pool is: each 1 or more."""
+
+    capacity: int  # streams in it at a time
+    max_batch: int  # steps in one call
+    queue: int  # steps that may wait besides one of each stream
+    per_stream: int  # steps of one stream that may wait
+    workers: int  # threads that run batches
+
+    def __post_init__(self) -> None:
+        for name, size in vars(self).items():
+            if not isinstance(size, int) or size < 1:
+                raise UsageError(f"a pool with {name}={size} was asked for; give 1 or more")
+
+
+def default_workers() -> int:
+    """As many as there are cores, but at most 2."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MAX_WORKERS, cores)
+
+
 class StreamPool:
     """Streams that share one session, their steps run in batches. Made by `Session.pool`.
 
     Everything may be called from any thread. Use it in a `with` statement, or close it.
     """
 
-    def __init__(
-        self,
-        model: OnnxRuntimeModel,
-        interface: Interface,
-        capacity: int = 256,
-        *,
-        max_batch: int = 32,
-        queue: int = 1024,
-        per_stream: int = 8,
-        workers: int | None = None,
-    ) -> None:
+    def __init__(self, model: OnnxRuntimeModel, interface: Interface, identity: str, sizes: PoolSizes) -> None:
         require_poolable(interface)
-        workers = min(MAX_WORKERS, _cores()) if workers is None else workers
-        _require_positive(capacity=capacity, max_batch=max_batch, queue=queue, per_stream=per_stream, workers=workers)
         require_independent(model, interface)
-        self.capacity = capacity
+        self.sizes = sizes
+        self._identity = identity
         self._admission = Admission(interface)
-        self._slabs = Slabs(interface, capacity)
-        self._scheduler = Scheduler(capacity, max_batch, queue, per_stream, self._slabs.clear)
-        runners = (BatchRunner(model, interface, self._slabs, max_batch) for _ in range(workers))
+        self._slabs = Slabs(interface, sizes.capacity)
+        self._scheduler = Scheduler(sizes.capacity, sizes.max_batch, Turns(sizes.queue, sizes.per_stream), self._slabs.clear)
+        runners = (BatchRunner(model, interface, self._slabs, sizes.max_batch) for _ in range(sizes.workers))
         self._workers = [Worker(self._scheduler, runner, number) for number, runner in enumerate(runners)]
         for worker in self._workers:
             worker.start()
@@ -204,6 +218,23 @@ class PooledStream:
         with self._pool._scheduler.idle(self._seat) as slot:
             self._pool._slabs.write(slot, checked)
 
+    def snapshot(self) -> bytes:
+        """The state as bytes that outlive the process; `restore` takes them in any stream of the same bundle and precision.
+
+        Raises:
+            StreamError: steps are under way, or the stream has left.
+        """
+        return pack_snapshot(self._pool._identity, self.state)
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go on from a snapshot, taken here or of a stream of batch 1.
+
+        Raises:
+            SnapshotError: the bytes are no snapshot, are damaged, or belong to another bundle or precision; the state is as before.
+            StreamError: steps are under way, or the stream has left.
+        """
+        self.state = unpack_snapshot(snapshot, self._pool._identity)
+
     def leave(self) -> None:
         """Cancel what waits, and free the place for another stream. A step that runs is delivered."""
         self._pool._scheduler.leave(self._seat)
@@ -229,13 +260,3 @@ def _now_and_deadline(deadline: float | None) -> tuple[float, float]:
     if not deadline >= 0:
         raise UsageError(f"a deadline of {deadline} seconds was given; give 0 or more, or none")
     return now, now + deadline
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _require_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise UsageError(f"a pool with {name}={size} was asked for; give 1 or more")

@@ -22,9 +22,9 @@ _FORKED = "this pool was made before the process forked, and its threads are not
 class Scheduler:
     """Takes steps from clients and hands batches of them to workers."""
 
-    def __init__(self, capacity: int, max_batch: int, shared: int, per_stream: int, clear: Callable[[int], None]) -> None:
+    def __init__(self, capacity: int, max_batch: int, turns: Turns, clear: Callable[[int], None]) -> None:
         self._lock = threading.Lock()
-        self._turns = Turns(shared, per_stream)
+        self._turns = turns
         self._capacity = capacity
         self._max_batch = max_batch
         self._clear = clear
@@ -136,6 +136,7 @@ class Scheduler:
         Raises:
             StreamError: one does, or the stream has left.
         """
+        self.expire([seat])
         with self._lock:
             self._require_in(seat)
             if seat.queue or seat.running:

@@ -56,6 +56,10 @@ class Step:
         """Whether it is to be run; false where its client has cancelled it."""
         return True
 
+    def cancelled(self) -> bool:
+        """Whether its client has cancelled it."""
+        return False
+
     def deliver(self, outputs: Outputs) -> None:
         """Tell the client what came out."""
         raise NotImplementedError
@@ -78,6 +82,10 @@ class FutureStep(Step):
     def start(self) -> bool:
         """False where the future was cancelled; from now on it can't be."""
         return self.future.set_running_or_notify_cancel()
+
+    def cancelled(self) -> bool:
+        """Whether the future was."""
+        return self.future.cancelled()
 
     def deliver(self, outputs: Outputs) -> None:
         """Set the future's result, and run its callbacks."""

@@ -76,7 +76,7 @@ class Turns:
                 seat.busy = seat.running = True
                 batch.append(step)
             else:
-                failed += self.cancel(seat, f"the one before it of {seat} was cancelled by its client")
+                failed += self.cancel(seat, _CANCELLED_BY_CLIENT.format(seat))
         self._forget_empty_lanes()
         self._open_gates()
         return batch, failed
@@ -98,12 +98,14 @@ class Turns:
         return failed
 
     def expire_of(self, seat: Seat, now: float) -> Failed:
-        """The same for one stream, ready or not."""
-        first = next((at for at, step in enumerate(seat.queue) if step.deadline <= now), None)
+        """The same for one stream, ready or not; a step that its client has cancelled goes too."""
+        first = next((at for at, step in enumerate(seat.queue) if step.deadline <= now or step.cancelled()), None)
         if first is None:
             return []
-        late, *followers = self._drop(seat, first)
-        return [(late, _too_late(late, now)), *_cancelled(followers, f"the one before it of {seat} missed its deadline")]
+        step, *followers = self._drop(seat, first)
+        if not step.start():
+            return _cancelled(followers, _CANCELLED_BY_CLIENT.format(seat))
+        return [(step, _too_late(step, now)), *_cancelled(followers, f"the one before it of {seat} missed its deadline")]
 
     @property
     def ready(self) -> bool:
@@ -160,6 +162,7 @@ class Turns:
                 _open(step)
 
 
+_CANCELLED_BY_CLIENT = "the one before it of {} was cancelled by its client"
 _NOBODY: deque[Seat] = deque()
 
 
