@@ -5,12 +5,14 @@ Each function checks one promise and raises `PostconditionError` where it is bro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from edgeseq_export.cases import DRAWS, Oracle
+from edgeseq_export.causality import failing_layer, find_fault
 from edgeseq_export.graph import IR_VERSION, all_nodes, census
 from edgeseq_export.onnx_runner import OnnxRunner
 from edgeseq_export.operators import OPSET
@@ -153,11 +155,13 @@ def require_chunks_equal(run: OnnxRunner, subject: Subject, oracle: Oracle, outp
         results, exact32, exact64 = (np.stack([r[spec.name] for r in runs]) for runs in (chunked, float32, float64))
         verdict = judge(results, exact32, exact64, gate)
         if not verdict.passed:
+            fault = find_fault(subject, T, chunks) or (
+                f"the module is not causal, or a state is missing from state={state}. Bidirectional layers, attention and "
+                "convolutions over time can't be streamed without a state of their own"
+            )
             raise PostconditionError(
                 f"output '{spec.name}' differs when the sequence is fed in chunks of {chunks} steps with its states carried "
-                f"({verdict.reason}): the module is not causal, or a state is missing from state={state}. Bidirectional layers, "
-                "attention and convolutions over time can't be streamed without a state of their own; leave state out to export "
-                "the whole-sequence model"
+                f"({verdict.reason}): {fault}; or leave state out to export the whole-sequence model"
             )
     return min(chunks)
 
@@ -169,7 +173,7 @@ def _chunk_sizes(subject: Subject) -> dict[str, int]:
 def _runnable_chunks(subject: Subject, oracle: Oracle, T: str) -> tuple[int, ...]:
     """Lengths of chunks that PyTorch runs the module on, alone and together."""
     failure: Exception | None = None
-    for unit in (1, 2, 3, 4, 8):
+    for unit in _units(subject, T):
         chunks = tuple(unit * steps for steps in CHUNKS)
         try:
             for steps in (*chunks, sum(chunks)):
@@ -179,10 +183,18 @@ def _runnable_chunks(subject: Subject, oracle: Oracle, T: str) -> tuple[int, ...
             failure = failure or error
         else:
             return chunks
+    layer = failing_layer(subject, T, min(CHUNKS))
+    where = f"{layer}: " if layer else ""
     raise PostconditionError(
         f"state={dict(subject.request.state or {})} is given, and PyTorch itself runs the module on no short chunks, such as "
-        f"{CHUNKS} steps or multiples of them ({failure}); leave state out to export the whole-sequence model"
+        f"{CHUNKS} steps or multiples of them ({where}{failure}); leave state out to export the whole-sequence model"
     ) from failure
+
+
+def _units(subject: Subject, T: str) -> list[int]:
+    """Steps that a module may ask a chunk to be a multiple of, the fewest first: what divides the sizes it was traced at."""
+    common = math.gcd(subject.trace_sizes[T], subject.other_trace_sizes[T])
+    return sorted({1, 2, 3, 4, 8, *(steps for steps in range(1, common + 1) if common % steps == 0)})
 
 
 def _run_chunks(
