@@ -398,7 +398,7 @@ def test_a_snapshot_of_another_model_is_refused(lstm, folder):
     stream.step({"x": sound(1)})
     before = stream.state
     with pytest.raises(
-        SnapshotError, match=r"belongs to the model [0-9a-f]{16} \(fp32\) and this stream runs [0-9a-f]{16} \(fp32\)"
+        SnapshotError, match=r"the model [0-9a-f]{16} \(fp32\) and this stream runs [0-9a-f]{16} \(fp32\)"
     ):
         stream.restore(other.snapshot())
     assert all((stream.state[name] == value).all() for name, value in before.items())
@@ -451,3 +451,104 @@ def test_the_times_kept_are_the_last_ones():
     times = clock.times()
     assert (times.steps, times.kept, times.last, times.longest) == (KEPT + 10, KEPT, KEPT + 9, KEPT + 9)
     assert times.median == 10 + (KEPT - 1) / 2
+
+
+def with_context():
+    """A GRU of x (T, B, 3) + context (B, 3), which the whole sequence shares."""
+    base = runtime_models.gru()
+    proto = onnx.load_from_string(base.onnx)
+    next(node for node in proto.graph.node if node.op_type == "GRU").input[0] = "mixed"
+    proto.graph.node.insert(0, helper.make_node("Add", ["x", "context"], ["mixed"]))
+    context = TensorSpec("context", "float32", ("B", 3))
+    proto.graph.input.append(runtime_models.value_info(context))
+
+    def equations(inputs, dtype):
+        return base.equations({**inputs, "x": inputs["x"].astype(dtype) + inputs["context"].astype(dtype)}, dtype)
+
+    return replace(base, name="context", onnx=proto.SerializeToString(), equations=equations, inputs=(*base.inputs, context))
+
+
+@pytest.fixture(scope="module")
+def contextual(folder):
+    return opened(with_context(), folder)
+
+
+def contexts(*seeds):
+    return [np.random.default_rng(seed).standard_normal((2, 3)).astype(np.float32) for seed in seeds]
+
+
+def test_what_a_stream_holds_is_given_to_every_step(contextual):
+    x, (first, second) = sound(9, 2), contexts(1, 2)
+    given, held = contextual.stream(2), contextual.stream(2)
+    mine = first.copy()
+    held.hold({"context": mine})
+    mine[:] = 99  # it was copied
+    for context, pieces in ((first, [x[:3], x[3:4], x[4:5]]), (second, [x[5:6], x[6:9]])):
+        if context is second:
+            held.hold({"context": second})
+        for piece in pieces:
+            expected = given.step({"x": piece, "context": context})["y"]
+            np.testing.assert_array_equal(held.step({"x": piece})["y"], expected)
+    held.hold({})
+    expected = given.step({"x": x[:1], "context": first})["y"]
+    np.testing.assert_array_equal(held.step({"x": x[:1], "context": first})["y"], expected)
+
+
+def test_reset_leaves_what_is_held(contextual):
+    stream, (context,) = contextual.stream(2), contexts(1)
+    stream.hold({"context": context})
+    fresh = stream.step({"x": sound(2, 2)})["y"]
+    stream.reset()
+    np.testing.assert_array_equal(stream.step({"x": sound(2, 2)})["y"], fresh)
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ({"x": sound(1, 2)}, r"\['x'\] can't be held; .* without the time axis 'T': \['context'\]"),
+        ({"h": np.zeros((1, 2, 8), np.float32)}, r"\['h'\] can't be held"),
+        ({"context": np.zeros((3, 3), np.float32)}, "size 3, the stream was made for 2"),
+        ({"context": np.zeros((2, 3))}, "dtype float64"),
+    ],
+)
+def test_what_cant_be_held_is_refused_and_changes_nothing(contextual, held, message):
+    stream, (context,) = contextual.stream(2), contexts(1)
+    stream.hold({"context": context})
+    with pytest.raises(InputError, match=message):
+        stream.hold(held)
+    assert stream.step({"x": sound(1, 2)})["y"].shape == (1, 2, 8)
+
+
+def test_an_input_that_is_held_and_given_too_is_refused(contextual):
+    stream, (context, other) = contextual.stream(2), contexts(1, 2)
+    stream.step({"x": sound(1, 2), "context": context})
+    stream.hold({"context": context})
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"the stream holds \['context'\]; leave them out"):
+            stream.step({"x": sound(1, 2), "context": other})
+        stream.step({"x": sound(1, 2)})
+
+
+@pytest.mark.parametrize("steps", [1, 2])  # either buffer may hold the state
+def test_select_goes_on_with_other_sequences(lstm, steps):
+    x = sound(4, 3)
+    stream = lstm.stream(3)
+    for t in range(steps):
+        stream.step({"x": x[t : t + 1]})
+    before = stream.state
+    stream.select(np.array([2, 0, 2]))
+    for name, value in stream.state.items():
+        np.testing.assert_array_equal(value, before[name][:, [2, 0, 2]])
+    found = stream.step({"x": np.ascontiguousarray(x[2:3, [2, 0, 2]])})["y"]
+    whole = lstm.run({"x": np.concatenate([x[:steps], x[2:3]])})["y"][-1:]
+    np.testing.assert_allclose(found, whole[:, [2, 0, 2]], atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [0, 1, 3], [-1, 0, 1], [0.0, 1.0, 2.0], [[0, 1, 2]]])
+def test_rows_that_are_none_are_refused(lstm, rows):
+    stream = lstm.stream(3)
+    stream.step({"x": sound(1, 3)})
+    before = stream.state
+    with pytest.raises(InputError, match="give 3 integers from 0 to 2"):
+        stream.select(np.array(rows))
+    assert all((stream.state[name] == value).all() for name, value in before.items())

@@ -79,7 +79,9 @@ class BeamLoop(Loop):
         total = log_p.unsqueeze(-1) + log_next  # (B, K, V)
         ranked = self.score(total, counts.unsqueeze(-1)).flatten(start_dim=1)  # (B, K*V)
         best = ranked.topk(K).indices  # (B, K)
-        parent, chosen = best // V, best % V
+        # An integer division is nine nodes in a graph; counting the candidates before it is three.
+        parent = (best.unsqueeze(-1) >= V * torch.arange(1, K, device=best.device)).sum(dim=-1)
+        chosen = best - V * parent
         ended = ended.gather(1, parent)
         if self.writer.end is not None:
             ended = ended | (chosen == self.writer.end)

@@ -18,7 +18,7 @@ import numpy as np
 from edgeseq_runtime.errors import InputError, StreamError
 from edgeseq_runtime.interface import BATCH, Interface, named_axes, shape_at, zeros_at
 from edgeseq_runtime.snapshot import pack_snapshot, unpack_snapshot
-from edgeseq_runtime.tensors import check_inputs
+from edgeseq_runtime.tensors import TensorSpec, check_inputs
 from edgeseq_runtime.tensors.spec import Array
 from edgeseq_runtime.timing import StepClock, StepTimes
 
@@ -56,7 +56,7 @@ class Stream:
         self._identity = identity
         self._clock = StepClock()
         self._names = tuple(spec.name for spec in interface.data_inputs)
-        self._dtypes = tuple(np.dtype(spec.dtype) for spec in interface.data_inputs)
+        self._held: dict[str, Array] = {}
         self._sizes = dict.fromkeys(named_axes(interface.state_inputs), batch)
         self._buffers = (_zero_state(interface, self._sizes), _zero_state(interface, self._sizes))
         self._turn = 0  # which of the two buffers holds the state
@@ -69,7 +69,8 @@ class Stream:
         """Feed the next piece of the sequences, of any length; the state goes on from the last one.
 
         Args:
-            inputs: every input but the state's, with the stream's batch, of a multiple of the model's `chunk` steps (mostly 1).
+            inputs: every input but the state's and those held, with the stream's batch, of a multiple of the model's `chunk` steps
+                (mostly 1).
             copy: True gives arrays of the caller's own. False gives the stream's own buffers, good until its next step, and
                 allocates nothing; outputs whose size the model computes, such as `max(lengths)`, are allocated in any case.
 
@@ -100,6 +101,37 @@ class Stream:
     def times(self) -> StepTimes:
         """How many steps there were, and what the last of them took, checks and copies included."""
         return self._clock.times()
+
+    def hold(self, inputs: Mapping[str, Array]) -> None:
+        """Give inputs that stay the same from step to step, such as a memory to attend to; the steps that follow leave them out.
+
+        They are copied once. Holding others takes their place, `hold({})` ends it; `reset` and `restore` leave them as they are.
+
+        Raises:
+            InputError: a name is no input of a step or has the time axis, or an array does not fit; what was held still is.
+        """
+        interface = self._interface
+        specs = [spec for spec in interface.data_inputs if spec.name in inputs]
+        moving = [spec.name for spec in specs if interface.time_position(spec) is not None or spec.name in interface.step_lengths]
+        if moving or len(specs) < len(inputs):
+            raise InputError(
+                f"{moving or sorted(set(inputs) - {spec.name for spec in specs})} can't be held; what a stream can hold are the "
+                f"inputs without the time axis '{interface.time_axis}': {[s.name for s in self._holdable()]}"
+            )
+        checked, sizes = check_inputs(specs, inputs, interface.lengths)
+        self._require_batch(sizes)
+        self._acquire()
+        try:
+            self._held = {name: array.copy(order="C") for name, array in checked.items()}
+            self._names = tuple(spec.name for spec in interface.data_inputs if spec.name not in checked)
+            self._chunks.clear()
+            self._key, self._chunk = (), None
+        finally:
+            self._busy.release()
+
+    def _holdable(self) -> list[TensorSpec]:
+        interface = self._interface
+        return [s for s in interface.data_inputs if interface.time_position(s) is None and s.name not in interface.step_lengths]
 
     def reset(self) -> None:
         """Set the state to zeros."""
@@ -210,7 +242,11 @@ class Stream:
         carried = [name for name in inputs if name in interface.state] if isinstance(inputs, Mapping) else []
         if carried:
             raise InputError(f"the stream keeps {carried} itself; leave them out, or set stream.state before the step")
-        checked, sizes = check_inputs(interface.data_inputs, inputs, interface.lengths)
+        twice = [name for name in inputs if name in self._held] if isinstance(inputs, Mapping) else []
+        if twice:
+            raise InputError(f"the stream holds {twice}; leave them out of the step, or hold others: stream.hold({{...}})")
+        given = {**inputs, **self._held} if isinstance(inputs, Mapping) else inputs
+        checked, sizes = check_inputs(interface.data_inputs, given, interface.lengths)
         self._require_batch(sizes)
         steps = sizes.get(interface.time_axis, interface.chunk)
         if steps % interface.chunk:
@@ -232,13 +268,14 @@ class Stream:
 
     def _new_chunk(self, arrays: Mapping[str, Array], sizes: dict[str, int]) -> Chunk:
         interface = self._interface
-        inputs = {name: np.empty(array.shape, array.dtype) for name, array in arrays.items()}
+        own = {name: np.empty(arrays[name].shape, arrays[name].dtype) for name in self._names}
+        inputs = {**own, **self._held}
         declared = {spec.name: zeros_at(spec, sizes) for spec in interface.data_outputs}
         outputs = {name: array for name, array in declared.items() if array is not None}
         first, second = self._buffers
         return Chunk(
-            inputs=tuple(inputs.items()),
-            lengths=tuple((name, sizes[axis]) for name, axis in interface.lengths.items()),
+            inputs=tuple(own.items()),
+            lengths=tuple((name, sizes[axis]) for name, axis in interface.lengths.items() if name in own),
             outputs=outputs,
             computed=len(outputs) < len(declared),
             calls=(

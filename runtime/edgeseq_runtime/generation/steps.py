@@ -31,33 +31,31 @@ class StepGraph:
 
     def __init__(self, session: Session, generation: Generation, inputs: Mapping[str, Array], width: int) -> None:
         interface = session.interface
-        self._generation = generation
-        self._spec = next(spec for spec in interface.inputs if spec.name == generation.tokens)
-        self._interface = interface
         _require_named(interface, generation, inputs)
         self.batch = batch_of(interface, inputs)
         self.start, self.end = generation.start or 0, generation.end
         self.limit = _steps_of(interface, generation, inputs)
+        rows = self.batch * width
         repeated = {spec.name: _repeated(spec, inputs[spec.name], width) for spec in interface.inputs if spec.name in inputs}
-        self._data = {name: array for name, array in repeated.items() if name not in interface.state}
-        self._stream = session.stream(self.batch * width)
+        times = {spec.name: at for spec in interface.data_inputs if (at := interface.time_position(spec)) is not None}
+        self._tokens = next(spec for spec in interface.inputs if spec.name == generation.tokens)
+        self._shape = [size if isinstance(size, int) else rows if size == BATCH else 1 for size in self._tokens.shape]
+        self._scores = generation.scores
+        self._sequences = [(name, repeated[name], at) for name, at in times.items() if name in repeated]
+        self._lengths = {spec.name: np.ones(rows, spec.dtype) for spec in interface.inputs if spec.name in interface.step_lengths}
+        self._stream = session.stream(rows)
+        kept = {*times, *interface.state, *self._lengths}
+        self._stream.hold({name: array for name, array in repeated.items() if name not in kept})
         state = {name: array for name, array in repeated.items() if name in interface.state}
         if state:
             self._stream.state = state
 
     def next(self, t: int, tokens: Tokens) -> Scores:
         """Logits (rows, V) of token number t from those before it (rows,)."""
-        interface = self._interface
-        shape = [size if isinstance(size, int) else len(tokens) if size == BATCH else 1 for size in self._spec.shape]
-        piece = dict(self._data)
-        for spec in interface.data_inputs:
-            at = interface.time_position(spec)
-            if spec.name in interface.step_lengths:
-                piece[spec.name] = np.ones(len(tokens), spec.dtype)
-            elif at is not None and spec.name in piece:
-                piece[spec.name] = cut(piece[spec.name], at, t, t + 1)
-        piece[self._spec.name] = tokens.astype(self._spec.dtype).reshape(shape)
-        logits = self._stream.step(piece, copy=False)[self._generation.scores]
+        piece = {name: cut(array, at, t, t + 1) for name, array, at in self._sequences}
+        piece |= self._lengths
+        piece[self._tokens.name] = tokens.astype(self._tokens.dtype).reshape(self._shape)
+        logits = self._stream.step(piece, copy=False)[self._scores]
         return np.asarray(logits.reshape(len(tokens), -1), np.float32)
 
     def select(self, rows: Tokens) -> None:
