@@ -15,7 +15,17 @@ from torch import nn
 
 import edgeseq_runtime
 from edgeseq import GRUCell, Recurrent, RecurrentStack
-from edgeseq.streaming import CausalConv1d, CausalPool1d, Delay, FrameStack, Framewise, StreamGraph, WindowNorm
+from edgeseq.streaming import (
+    CausalConv1d,
+    CausalPool1d,
+    Delay,
+    FrameStack,
+    Framewise,
+    Residual,
+    StartAfter,
+    StreamGraph,
+    WindowNorm,
+)
 from edgeseq_export import ExportRequest
 from edgeseq_export.postconditions import _sizes_in
 from edgeseq_runtime.tensors import distance
@@ -451,13 +461,66 @@ def test_the_state_dict_of_a_convolution_loads():
     torch.testing.assert_close(layer(x)[0][4:], conv(x.permute(1, 2, 0)).permute(2, 0, 1))
 
 
-def test_a_skip_connection_is_aligned_by_a_delay():
-    conv = nn.Conv1d(C, C, 5, padding=2).double()
-    causal, look_ahead = CausalConv1d.from_conv1d(conv)
-    x = torch.from_numpy(sound(20))
-    residual = x + conv(x.permute(1, 2, 0)).permute(2, 0, 1)
-    streamed = causal(x)[0] + Delay(C, look_ahead)(x)[0]
-    close(streamed[look_ahead:], residual[:-look_ahead].detach().numpy())
+class Trained(nn.Module):
+    """A model that looks ahead: two convolutions, the second beside a skip connection, and a GRU."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(C, 6, 5, padding=2), nn.Conv1d(6, 6, 3, padding=1)
+        self.gru, self.out = Recurrent(GRUCell(6, 4)), nn.Linear(4, 2)
+
+    def forward(self, x):
+        z = torch.relu(self.first(x.permute(1, 2, 0)))
+        z = z + self.second(z)
+        return self.out(self.gru(z.permute(2, 0, 1))[0])
+
+
+def streaming_form(model):
+    """The trained model as a stack, and how many steps later its outputs come."""
+    (first, a), (second, b) = CausalConv1d.from_conv1d(model.first), CausalConv1d.from_conv1d(model.second)
+    above = StartAfter(a, Residual(second, features=6, look_ahead=b))
+    return RecurrentStack(first, Framewise(nn.ReLU()), above, StartAfter(a + b, model.gru), Framewise(model.out)), a + b
+
+
+def test_a_trained_model_that_looks_ahead_streams_from_its_first_output_on():
+    torch.manual_seed(0)
+    model = Trained().double()
+    stack, look_ahead = streaming_form(model)
+    x = torch.from_numpy(sound(30))
+    expected = model(x).detach().numpy()[: 30 - look_ahead]
+    for sizes in (30, 1, 2, [1, 1, 5, 2, 21]):
+        y, _ = in_chunks(stack, x, sizes)
+        close(y[look_ahead:], expected)
+
+
+def test_what_starts_later_takes_ragged_lengths():
+    torch.manual_seed(0)
+    layer = StartAfter(4, CausalConv1d(C, 5, 3), Recurrent(GRUCell(5, 4))).double()
+    x, lengths = torch.from_numpy(sound(9, batch=4)), [9, 4, 5, 2]
+    y, ends = layer(x, lengths=torch.tensor(lengths))
+    for b, length in enumerate(lengths):
+        alone, state = (
+            layer.stack(x[4:length, b : b + 1]) if length > 4 else (x.new_zeros(0, 1, 4), layer.stack.initial_state(x[:, :1]))
+        )
+        close(y[4:length, b : b + 1], alone.detach().numpy())
+        assert (y[:4, b] == 0).all()
+        assert (y[length:, b] == 0).all()
+        for end, own in zip(ends, (*state, torch.tensor([[min(length, 4)]])), strict=True):
+            close(end[b : b + 1], own.detach().numpy())
+
+
+def test_a_trained_model_that_looks_ahead_is_exported_and_streams(tmp_path):
+    torch.manual_seed(0)
+    model = Trained()
+    stack, look_ahead = streaming_form(model)
+    session = checked_export(request_of(stack, "ahead"), tmp_path, census={"GRU": 1})
+    x = sound(40, batch=1, dtype=np.float32)
+    with torch.no_grad():
+        expected = model.double()(torch.from_numpy(x).double()).numpy()[: 40 - look_ahead]
+    for size in (1, 7, 40):
+        stream = session.stream()
+        y = np.concatenate([stream.step({"x": piece})["y"] for piece in np.split(x, range(size, 40, size))])
+        np.testing.assert_allclose(y[look_ahead:], expected, atol=1e-6)
 
 
 # What is refused
@@ -476,6 +539,7 @@ def test_a_stride_asks_for_multiples_and_takes_no_lengths(name):
     ("make", "message"),
     [
         (lambda: Delay(C, -1), "before it came"),
+        (lambda: StartAfter(-1), "0 or more"),
         (lambda: WindowNorm(C, 1), "2 or more"),
         (lambda: CausalPool1d(C, 3, "sum"), "'max' or 'mean'"),
         (lambda: FrameStack(C, 0), "1 or more"),

@@ -7,6 +7,8 @@ from edgeseq.streaming.framewise import Framewise
 from edgeseq.streaming.graph import StreamGraph
 from edgeseq.streaming.norm import WindowNorm
 from edgeseq.streaming.pool import CausalPool1d
+from edgeseq.streaming.residual import Residual
+from edgeseq.streaming.start_after import StartAfter
 from edgeseq.streaming.window import CountingWindowLayer, WindowLayer
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "Delay",
     "FrameStack",
     "Framewise",
+    "Residual",
+    "StartAfter",
     "StreamGraph",
     "WindowLayer",
     "WindowNorm",

@@ -65,7 +65,7 @@ def _way_out(fault: Fault) -> str:
     return own or (
         "Of what a forward does over time, edgeseq.streaming has counterparts that keep a state: CausalConv1d for padding and "
         "convolution, CausalPool1d for pooling and means, WindowNorm for normalisation, FrameStack for neighbouring frames, Delay "
-        "for a shift. What counts steps takes the count as a state. Attention over a sequence that is still coming has no counterpart"
+        "for a shift. What counts steps takes the count as a state. Attention over a sequence that is still coming has none"
     )
 
 
