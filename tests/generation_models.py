@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from edgeseq.models import (
     SequenceConditionedRNN,
     VectorConditionedRNN,
 )
+from edgeseq_runtime.bundle import Generation
 
 V, END, H = 6, 0, 5
 Inputs = dict[str, Tensor]
@@ -131,6 +133,11 @@ def encoder_decoder(kind: str = "attention", S: int = 6) -> Case:
 
     axes = {"source": ("S", "B"), "lengths": ("B",)}
     return Case(kind, model, EncoderDecoderWriter(model), axes, draw, lambda m, x, p: m(x["source"], x["lengths"], p), start=END)
+
+
+def with_symbols(says: Generation, symbols: tuple[str, ...]) -> Generation:
+    """What a bundle says of its generation, and how its tokens are written."""
+    return msgspec.structs.replace(says, symbols=symbols)
 
 
 def all_cases() -> list[Case]:

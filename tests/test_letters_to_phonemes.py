@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import edgeseq_runtime
+from edgeseq.generation import BeamSearch, EncoderDecoderWriter, Greedy
 from edgeseq_export import export_request
 from edgeseq_recipes.experiments import pronunciations
 from edgeseq_recipes.experiments.letters_to_phonemes import (
@@ -23,9 +24,11 @@ from edgeseq_recipes.experiments.letters_to_phonemes import (
     encoder_request,
     letters,
     train,
+    whole_request,
 )
 from edgeseq_recipes.experiments.pronunciations import Errors, Word, edit_distance, errors, phoneme_error_rate, read_words
 from edgeseq_recipes.run import Run
+from edgeseq_runtime import generation
 from edgeseq_runtime.errors import UsageError
 
 ALL = range(1000)
@@ -149,3 +152,28 @@ def test_greedy_through_the_two_bundles_gives_pytorchs_phonemes(kind, words, tmp
         tokens.append(np.where(ended, BOUNDARY, logits.argmax(-1)))
         ended |= tokens[-1][0] == BOUNDARY
     assert decoded(torch.from_numpy(np.concatenate(tokens[1:]))) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["greedy", "beam"])
+def test_a_thousand_words_are_written_as_pytorch_writes_them(search, words, tmp_path):
+    _, training = words
+    model = train(Run(tmp_path, quick=True), "attention", Batches(training))
+    make, chosen = {
+        "greedy": (Greedy, generation.Greedy()),
+        "beam": (lambda writer: BeamSearch(writer, 4), generation.BeamSearch(4)),
+    }[search]
+    module = make(EncoderDecoderWriter(model))
+    requests = whole_request("whole", module), encoder_request("attention", model), decoder_request("attention", model)
+    whole, encoder, step = (export_request(r, tmp_path / f"{r.name}.edgeseq") for r in requests)
+    writers = [edgeseq_runtime.load_writer(whole), edgeseq_runtime.load_writer(step, encoder=encoder)]
+    held_out = read_words(range(980, 1000))[:1000]
+    assert len(held_out) == 1000
+    for start in range(0, 1000, 50):
+        source, lengths = letters(held_out[start : start + 50])
+        with torch.no_grad():
+            tokens, counts, _ = (t.numpy() for t in module(torch.tensor(LONGEST), source=source, lengths=lengths))
+        for writer, own in zip(writers, (None, chosen), strict=True):
+            written = writer.write({"source": source.numpy(), "lengths": lengths.numpy()}, own, longest=LONGEST)
+            np.testing.assert_array_equal(written.tokens.reshape(tokens.shape), tokens)
+            np.testing.assert_array_equal(written.counts.reshape(counts.shape), counts)
