@@ -32,8 +32,12 @@ from edgeseq_runtime.errors import (
     StreamError,
     UsageError,
 )
+from edgeseq_runtime.pool.kinds import Kind
+from edgeseq_runtime.pool.steps import Seat, Step
+from edgeseq_runtime.pool.turns import Turns
 
 CLOSE = {"rtol": 0, "atol": 1e-6}  # of values up to 1: kernels for other batch sizes round differently
+KIND = Kind({}, ())
 LATE = 0.0  # a deadline that is over before any worker can look
 
 
@@ -176,14 +180,15 @@ def test_a_batch_holds_what_is_ready_when_a_worker_is_free(lstm):
         assert [len(batch) for batch in watched.batches] == [4, 4, 2]
 
 
-def test_two_workers_share_what_is_ready(lstm):
-    with lstm.pool(workers=2) as pool:
-        watched, streams = Watched(pool), [pool.join() for _ in range(8)]
-        with watched.held(sound(1)):
-            futures = [stream.submit(sound(1)) for stream in streams]
-        for future in futures:
-            future.result()
-        assert sum(map(len, watched.batches)) == 8
+@pytest.mark.parametrize(
+    ("ready", "workers", "share"),
+    [(0, 2, 0), (1, 2, 1), (7, 2, 7), (8, 2, 4), (9, 2, 5), (20, 2, 8), (8, 4, 4), (16, 4, 4), (8, 1, 8)],
+)
+def test_free_workers_share_what_is_ready_but_not_in_crumbs(ready, workers, share):
+    turns = Turns(shared=1, per_stream=1)
+    for number in range(ready):
+        turns.append(Step(Seat(number, number), KIND, [], 0, np.inf))
+    assert turns.share(workers, most=8) == share
 
 
 def test_pieces_of_different_lengths_go_in_different_batches_oldest_first(lstm):

@@ -58,9 +58,14 @@ class Turns:
             self._soonest = min(self._soonest, *(step.deadline for step in seat.queue))
 
     def share(self, workers: int, most: int) -> int:
-        """How many steps a worker should take so that each of some gets as many, and none more than `most`."""
-        lane = self._oldest_lane()
-        return min(-(-len(lane) // workers), most) if lane else 0
+        """How many steps a worker should take, none more than `most`, so that each of some free workers gets as many.
+
+        No share is less than half of `most`: two small calls cost more together than one, and a worker that has yet to be
+        given a core would leave crumbs.
+        """
+        ready = len(self._oldest_lane())
+        shares = max(1, min(workers, 2 * ready // most))
+        return min(-(-ready // shares), most)
 
     def take(self, count: int) -> tuple[list[Step], Failed]:
         """The next batch: a step each of the stream that has been ready longest and of others whose step is of its kind."""
