@@ -493,6 +493,16 @@ def test_a_trained_model_that_looks_ahead_streams_from_its_first_output_on():
         close(y[look_ahead:], expected)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: StartAfter(2, CausalConv1d(C, 2, 3)), lambda: Residual(CausalConv1d(C, C, 3), features=C)]
+)
+def test_gradients_through_other_layers(make):
+    torch.manual_seed(0)
+    layer = make().double()
+    x = torch.from_numpy(sound(5)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x)[0], [x, *layer.parameters()])
+
+
 def test_what_starts_later_takes_ragged_lengths():
     torch.manual_seed(0)
     layer = StartAfter(4, CausalConv1d(C, 5, 3), Recurrent(GRUCell(5, 4))).double()
@@ -540,6 +550,8 @@ def test_a_stride_asks_for_multiples_and_takes_no_lengths(name):
     [
         (lambda: Delay(C, -1), "before it came"),
         (lambda: StartAfter(-1), "0 or more"),
+        (lambda: Framewise(nn.Sequential(nn.ReLU(), nn.Conv1d(C, C, 1))), "Conv1d '1' does not treat each frame by itself"),
+        (lambda: CausalConv1d.from_conv1d(nn.ConvTranspose1d(C, C, 3)), r"is no nn\.Conv1d"),
         (lambda: WindowNorm(C, 1), "2 or more"),
         (lambda: CausalPool1d(C, 3, "sum"), "'max' or 'mean'"),
         (lambda: FrameStack(C, 0), "1 or more"),

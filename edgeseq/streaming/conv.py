@@ -63,8 +63,10 @@ class CausalConv1d(WindowLayer):
         The layer has copies of the weights, in their dtype.
 
         Raises:
-            ValueError: the padding is not of zeros, or longer than the window, or no zero taps make the stride fit.
+            ValueError: it is no `nn.Conv1d`, the padding is not of zeros or fills the window, or no zero taps make the stride fit.
         """
+        if not isinstance(conv, nn.Conv1d):
+            raise ValueError(f"{conv} is no nn.Conv1d; there is a causal form of that alone")
         (K,), (s,), (d,) = conv.kernel_size, conv.stride, conv.dilation
         R, P = (K - 1) * d + 1, _padding_before(conv)
         extra = next((n for n in range(s) if (R + n * d - P) % s == 0), None)

@@ -10,6 +10,16 @@ from edgeseq.cells import State
 from edgeseq.layers import SequenceLayer, require_sequences, require_states
 from edgeseq.streaming.window import zero_past
 
+_SEE_MORE = (
+    nn.modules.conv._ConvNd,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+    nn.InstanceNorm1d,
+    SequenceLayer,
+)
+
 
 class Framewise(SequenceLayer):
     """A module over (..., C) that treats each frame by itself, such as a Linear, a LayerNorm, a ReLU or a Sequential of them.
@@ -19,10 +29,19 @@ class Framewise(SequenceLayer):
 
     Args:
         module: what to run on every frame.
+
+    Raises:
+        ValueError: it holds a convolution, a recurrence, pooling or attention, which see more than one frame.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
+        for name, part in module.named_modules():
+            if isinstance(part, _SEE_MORE):
+                raise ValueError(
+                    f"{type(part).__name__} '{name}' does not treat each frame by itself; give the stack the layer of edgeseq or "
+                    "edgeseq.streaming that does the same, in a place of its own"
+                )
         self.module = module
         self._flat = any(isinstance(part, nn.BatchNorm1d) for part in module.modules())
 
