@@ -58,9 +58,10 @@ class StartAfter(SequenceLayer):
         left_out = (self.steps - seen[:, 0]).clamp(min=0)  # (B,)
         live = ends - left_out  # (B,), not above 0 where the start is still to come
         y, following = self.stack(_frames_at(x, t + left_out), inner, live.clamp(min=1))
-        y = zero_past(_frames_at(y, t - left_out), ends)
+        y = _chosen(t >= left_out, _frames_at(y, t - left_out), torch.zeros((), dtype=y.dtype, device=y.device))
         end = (_chosen(live > 0, new, old) for new, old in zip(following, inner, strict=True))
-        return _chosen(t >= left_out, y, torch.zeros_like(y)), (*end, (seen + ends.unsqueeze(1)).clamp(max=self.steps))
+        following = (*end, (seen + ends.unsqueeze(1)).clamp(max=self.steps))
+        return (y if lengths is None else zero_past(y, lengths)), following
 
     def extra_repr(self) -> str:
         return f"{self.steps}"
