@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import re
@@ -32,13 +33,20 @@ from edgeseq_runtime.errors import (
     StreamError,
     UsageError,
 )
-from edgeseq_runtime.pool.kinds import Kind
+from edgeseq_runtime.pool.batches import MAX_MEMORIES
+from edgeseq_runtime.pool.kinds import MAX_KINDS, Kind
 from edgeseq_runtime.pool.steps import Seat, Step
 from edgeseq_runtime.pool.turns import Turns
 
 CLOSE = {"rtol": 0, "atol": 1e-6}  # of values up to 1: kernels for other batch sizes round differently
 KIND = Kind({}, ())
 LATE = 0.0  # a deadline that is over before any worker can look
+
+
+@pytest.fixture(autouse=True)
+def watchdog():
+    with pool_models.ended_if_it_hangs(120):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +237,14 @@ def test_the_inputs_of_a_submitted_step_are_its_own(lstm):
                 futures.append(stream.submit(buffer))
             buffer["x"].fill(np.nan)
         assert_equal([future.result() for future in futures], solo(lstm, [sound(1, seed) for seed in range(3)]))
+
+
+def test_a_workers_buffers_stay_within_bounds(lstm):
+    with lstm.pool(workers=1) as pool:
+        stream, steps = pool.join(), [sound(T) for T in range(1, 2 * MAX_MEMORIES)]
+        assert_equal([stream.step(step) for step in steps], solo(lstm, steps))
+        assert len(pool._workers[0]._runner._memories) == MAX_MEMORIES
+        assert len(pool._admission._kinds) == MAX_KINDS
 
 
 def test_outputs_are_arrays_of_the_callers_own(lstm):
@@ -674,6 +690,17 @@ def test_callbacks_may_use_the_pool_and_even_raise(lstm, caplog):
         until(lambda: refused)
         assert_equal([first.result(), chained[0].result()], solo(lstm, [sound(1), sound(1, 1)]))
         assert "callback of a step's future raised" in caplog.text
+
+
+def test_an_event_loop_awaits_a_future_or_a_round(lstm):
+    async def serve(pool):
+        one, other = pool.join(), pool.join()
+        first = await asyncio.wrap_future(one.submit(sound(1)))
+        outcome = await asyncio.get_running_loop().run_in_executor(None, pool.step, {one: sound(1, 1), other: sound(1)})
+        return [first, outcome[one], outcome[other]]
+
+    with lstm.pool() as pool:
+        assert_equal(asyncio.run(serve(pool)), solo(lstm, [sound(1), sound(1, 1)]) + solo(lstm, [sound(1)]))
 
 
 # The end

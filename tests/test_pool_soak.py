@@ -28,6 +28,12 @@ BAD_DTYPE = {"tokens": np.zeros((1, 1), np.float32)}  # refused on the client's 
 BAD_TOKEN = {"tokens": np.full((1, 1), 77, np.int32)}  # refused by ONNX Runtime, in the middle of a batch
 
 
+@pytest.fixture(autouse=True)
+def watchdog():
+    with pool_models.ended_if_it_hangs(SECONDS + 240):
+        yield
+
+
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
     return pool_models.opened(pool_models.token_gru(), tmp_path_factory.mktemp("bundles"))

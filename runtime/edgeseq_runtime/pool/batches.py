@@ -19,8 +19,7 @@ from edgeseq_runtime.tensors.spec import Array
 if TYPE_CHECKING:
     from edgeseq_runtime.backends.onnxruntime_backend import BoundCall, OnnxRuntimeModel
 
-MAX_BINDINGS = 128  # of one worker: batch sizes x kinds; the one unused longest makes room for a new one
-MAX_MEMORIES = 16  # of one worker: kinds
+MAX_MEMORIES = 64  # of one worker; the one unused longest makes room for a new one
 
 Rows = tuple[Array, ...]  # views of one buffer, one for each member of a batch, with batch 1
 
@@ -35,16 +34,21 @@ class Binding(NamedTuple):
     outputs: tuple[tuple[tuple[str, Array], ...], ...]  # of each member: name and view
 
 
+class Memory(NamedTuple):
+    """Flat memory of every tensor, for batches up to some size: the arrays of each smaller one are its beginning."""
+
+    arrays: dict[str, Array]
+    bindings: dict[int, Binding]  # by batch size
+
+
 class BatchRunner:
     """Computes batches of steps. For one thread."""
 
-    def __init__(self, model: OnnxRuntimeModel, interface: Interface, slabs: Slabs, max_batch: int) -> None:
+    def __init__(self, model: OnnxRuntimeModel, interface: Interface, slabs: Slabs) -> None:
         self._model = model
         self._interface = interface
         self._slabs = slabs.slabs
-        self._max_batch = max_batch
-        self._bindings: OrderedDict[tuple[Kind, int], Binding] = OrderedDict()
-        self._memories: OrderedDict[Kind, dict[str, Array]] = OrderedDict()
+        self._memories: OrderedDict[tuple[Kind, int], Memory] = OrderedDict()
 
     def run(self, steps: Sequence[Step]) -> list[Outputs]:
         """The outputs of each step, arrays of the caller's own. The states of all go on; where it raises, of none.
@@ -68,19 +72,14 @@ class BatchRunner:
         return outputs
 
     def _binding(self, kind: Kind, batch: int) -> Binding:
-        key = (kind, batch)
-        binding = self._bindings.get(key)
+        memory = self._memory(kind, batch)
+        binding = memory.bindings.get(batch)
         if binding is None:
-            binding = self._bindings[key] = self._new_binding(kind, batch)
-            if len(self._bindings) > MAX_BINDINGS:
-                self._bindings.popitem(last=False)
-        else:
-            self._bindings.move_to_end(key)
+            binding = memory.bindings[batch] = self._new_binding(kind, batch, memory.arrays)
         return binding
 
-    def _new_binding(self, kind: Kind, batch: int) -> Binding:
-        interface = self._interface
-        memory, sizes = self._memory(kind), {**kind.sizes, BATCH: batch}
+    def _new_binding(self, kind: Kind, batch: int, memory: Mapping[str, Array]) -> Binding:
+        interface, sizes = self._interface, {**kind.sizes, BATCH: batch}
         inputs = {spec.name: _array_in(memory[spec.name], spec, sizes) for spec in interface.inputs}
         outputs = {spec.name: _array_in(memory[spec.name], spec, sizes) for spec in interface.outputs}
         members = [[(spec.name, row) for row in _rows(outputs[spec.name], spec)] for spec in interface.data_outputs]
@@ -92,15 +91,19 @@ class BatchRunner:
             outputs=tuple(zip(*members, strict=True)) if members else ((),) * batch,
         )
 
-    def _memory(self, kind: Kind) -> dict[str, Array]:
-        """Flat memory of every tensor at the largest batch; the arrays of every smaller one are its beginning."""
-        memory = self._memories.get(kind)
+    def _memory(self, kind: Kind, batch: int) -> Memory:
+        """The memory for batches of a kind from half of some power of two up to that."""
+        largest = 1 << (batch - 1).bit_length()
+        memory = self._memories.get((kind, largest))
         if memory is None:
-            sizes = {**kind.sizes, BATCH: self._max_batch}
+            sizes = {**kind.sizes, BATCH: largest}
             specs = (*self._interface.inputs, *self._interface.outputs)
-            memory = self._memories[kind] = {spec.name: np.zeros(_count(spec, sizes), spec.dtype) for spec in specs}
+            memory = Memory({spec.name: np.zeros(_count(spec, sizes), spec.dtype) for spec in specs}, {})
+            self._memories[kind, largest] = memory
             if len(self._memories) > MAX_MEMORIES:
-                self._memories.popitem(last=False)  # what is bound to it keeps it alive
+                self._memories.popitem(last=False)
+        else:
+            self._memories.move_to_end((kind, largest))
         return memory
 
 

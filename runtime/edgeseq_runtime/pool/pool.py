@@ -69,7 +69,7 @@ class StreamPool:
         self._admission = Admission(interface)
         self._slabs = Slabs(interface, sizes.capacity)
         self._scheduler = Scheduler(sizes.capacity, sizes.max_batch, Turns(sizes.queue, sizes.per_stream), self._slabs.clear)
-        runners = (BatchRunner(model, interface, self._slabs, sizes.max_batch) for _ in range(sizes.workers))
+        runners = (BatchRunner(model, interface, self._slabs) for _ in range(sizes.workers))
         self._workers = [Worker(self._scheduler, runner, number) for number, runner in enumerate(runners)]
         for worker in self._workers:
             worker.start()

@@ -83,8 +83,7 @@ class Scheduler:
             if not self._turns.has_place(step.seat):
                 self._require_patient(step.seat, wait)
                 step.gate = gate = _shut_gate()
-            self._turns.append(step)
-            if self._idle:
+            if self._turns.append(step) and self._idle:
                 self._wake(1)
         if gate is not None and not gate.acquire(timeout=_seconds_until(step.deadline)):
             self.expire([step.seat])
@@ -110,6 +109,7 @@ class Scheduler:
 
     def _submit_all(self, steps: Sequence[RoundStep]) -> None:
         failed: Failed = []
+        ready = 0
         with self._lock:
             for step in steps:
                 try:
@@ -117,8 +117,8 @@ class Scheduler:
                 except StreamError as error:
                     failed.append((step, error))
                 else:
-                    self._turns.append(step)
-            self._wake(len(steps))
+                    ready += self._turns.append(step)
+            self._wake(ready)
         tell(failed)
 
     def expire(self, seats: Sequence[Seat]) -> None:
@@ -168,7 +168,8 @@ class Scheduler:
         """Counts and latencies so far."""
         with self._lock:
             self._collect_dropped()
-            return self._counters.report(self._capacity - len(self._free), self._turns.waiting)
+            counters, streams, waiting = self._counters.copy(), self._capacity - len(self._free), self._turns.waiting
+        return counters.report(streams, waiting)
 
     # For workers
 

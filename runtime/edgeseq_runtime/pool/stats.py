@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 
 import msgspec
@@ -36,9 +37,15 @@ class Counters:
         self.steps = self.batches = self.failures = self.cancelled = self.missed = self.late = 0
         self.latencies: deque[float] = deque(maxlen=WINDOW)  # seconds
 
+    def copy(self) -> Counters:
+        """The counts as they are now, to be reported without the lock."""
+        copied = copy.copy(self)
+        copied.latencies = self.latencies.copy()
+        return copied
+
     def report(self, streams: int, queued: int) -> PoolStats:
-        """The counts as they are now."""
-        median, p99 = np.percentile(self.latencies, (50, 99)) * 1e6 if self.latencies else (np.nan, np.nan)
+        """The counts, and what they come to."""
+        median, p99 = np.percentile(list(self.latencies), (50, 99)) * 1e6 if self.latencies else (np.nan, np.nan)
         return PoolStats(
             streams=streams,
             queued=queued,

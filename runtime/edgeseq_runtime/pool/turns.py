@@ -36,8 +36,11 @@ class Turns:
         """Whether one more step of a stream may wait."""
         return not seat.admitted or (seat.admitted < self._per_stream and self._shared_taken < self._shared)
 
-    def append(self, step: Step) -> None:
-        """Let a step wait. One with a gate has no place: its gate opens when it has one, or when it waits no longer."""
+    def append(self, step: Step) -> bool:
+        """Let a step wait; whether that makes its stream ready.
+
+        One with a gate has no place: its gate opens when it has one, or when it waits no longer.
+        """
         seat = step.seat
         if step.gate is None:
             self._admit(seat)
@@ -45,10 +48,12 @@ class Turns:
             self._gated.append(step)
         seat.queue.append(step)
         self.waiting += 1
-        if not seat.busy and len(seat.queue) == 1:
-            self._line_up(seat)
         if step.deadline < self._soonest:
             self._soonest = step.deadline
+        if seat.busy or len(seat.queue) > 1:
+            return False
+        self._line_up(seat)
+        return True
 
     def give_back(self, seat: Seat) -> None:
         """A worker is done with a stream."""
