@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -19,16 +15,6 @@ from edgeseq_runtime import Session, TensorSpec
 
 TOKENS = 5
 SIZES = ({"T": 2, "B": 2},)
-
-
-@contextmanager
-def ended_if_it_hangs(seconds: float) -> Iterator[None]:
-    """A thread that waits for ever can't be stopped: the process is, with a traceback of every thread."""
-    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def opened(model: Model, folder, sizes=SIZES) -> Session:

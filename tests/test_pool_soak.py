@@ -15,6 +15,7 @@ from concurrent.futures import Future
 import numpy as np
 import pool_models
 import pytest
+from pool_watch import ended_if_it_hangs
 
 from edgeseq_runtime.errors import DeadlineExceeded, InputError, PoolBusy, PoolFull, StepCancelled
 
@@ -30,7 +31,7 @@ BAD_TOKEN = {"tokens": np.full((1, 1), 77, np.int32)}  # refused by ONNX Runtime
 
 @pytest.fixture(autouse=True)
 def watchdog():
-    with pool_models.ended_if_it_hangs(SECONDS + 240):
+    with ended_if_it_hangs(SECONDS + 240):
         yield
 
 
