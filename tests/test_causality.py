@@ -80,6 +80,11 @@ class LessItsMean(nn.Module):
         return self.out(x - x.mean(0))
 
 
+class LessItsMeanInPlace(nn.Module):
+    def forward(self, x):
+        return x.sub_(x.mean(0))
+
+
 class PaddedBefore(nn.Module):
     def __init__(self):
         super().__init__()
@@ -183,6 +188,7 @@ REFUSED = {
     "pooling": (lambda: AlongTime(nn.AvgPool1d(3, 1, padding=1)), "part.layers.0", "nn.AvgPool1d", FUTURE, "CausalPool1d"),
     "normalisation": (lambda: AlongTime(nn.InstanceNorm1d(C)), "part.layers.0", "nn.InstanceNorm1d", FUTURE, "WindowNorm"),
     "mean": (LessItsMean, "part", "LessItsMean", FUTURE, "calls 'part.out', of class nn.Linear.*WindowNorm"),
+    "mean-in-place": (LessItsMeanInPlace, "part", "LessItsMeanInPlace", FUTURE, "WindowNorm"),
     "step-numbers": (Counting, "part", "Counting", PAST, "counterparts"),
     "recurrence-without-its-state": (
         lambda: First(nn.LSTM(C, C)),
@@ -284,24 +290,31 @@ def stream_request(*layers, lengths=None):
     return ExportRequest(graph, inputs, graph.axes(inputs), graph.state, graph.outputs)
 
 
-class Last(nn.Module):
-    """Wraps what may be batch-first, flattened or packed: shapes that hide the axis of time."""
+def test_beside_lengths_the_layer_is_named_too():
+    both_ways = Recurrent(GRUCell(C, C), backward=GRUCell(C, C))
+    request = stream_request(CausalConv1d(C, C, 3), both_ways, Recurrent(GRUCell(2 * C, C)), lengths=torch.tensor([12, 7]))
+    assert str(find_fault(examine(request), "T", CHUNKS)).startswith("'layer.layers.1', of class edgeseq.Recurrent, is not causal")
+
+
+class Flattening(nn.Module):
+    """Steps and sequences as one axis, in either order, around a layer that is batch-first."""
 
     def __init__(self):
         super().__init__()
         self.norm, self.lstm, self.out = nn.LayerNorm(C), nn.LSTM(C, C, batch_first=True), nn.Linear(C, C)
+        self.flat = nn.Flatten(0, 1)
 
     def forward(self, x, h, c):
         T, B, _ = x.shape
         z = self.norm(x.reshape(T * B, C)).reshape(T, B, C).transpose(0, 1)
         y, (h, c) = self.lstm(z, (h, c))
-        return self.out(y.reshape(B * T, C)).reshape(B, T, C), h, c
+        return self.out(self.flat(y)).reshape(B, T, C), h, c
 
 
-def last_request():
+def flattening_request():
     state = torch.zeros(1, 2, C)
     return ExportRequest(
-        Last(),
+        Flattening(),
         {"x": torch.randn(9, 2, C), "h": state, "c": state},
         {"x": ("T", "B", None), "h": (None, "B", None), "c": (None, "B", None)},
         {"h": "h_out", "c": "c_out"},
@@ -311,7 +324,7 @@ def last_request():
 
 CAUSAL = {
     "recurrent": (lambda: request_of(Carrying(nn.Identity())), 1),
-    "flattened": (last_request, 1),
+    "flattened": (flattening_request, 1),
     "two states": (lambda: two_states(swapped=False), 1),
     "every layer": (
         lambda: stream_request(
