@@ -80,4 +80,4 @@ def _controls(search: Search, longest: int, batch: int) -> tuple[dict[str, Tenso
         "top_k": torch.tensor(max(1, search.loop.writer.vocabulary - 1)),
         "top_p": torch.tensor(0.95),
     }
-    return controls, {"uniforms": ("T", BATCH)}
+    return controls, {"uniforms": ("longest", BATCH)}
