@@ -397,9 +397,7 @@ def test_a_snapshot_of_another_model_is_refused(lstm, folder):
     stream = lstm.stream()
     stream.step({"x": sound(1)})
     before = stream.state
-    with pytest.raises(
-        SnapshotError, match=r"the model [0-9a-f]{16} \(fp32\) and this stream runs [0-9a-f]{16} \(fp32\)"
-    ):
+    with pytest.raises(SnapshotError, match=r"the model [0-9a-f]{16} \(fp32\) and this stream runs [0-9a-f]{16} \(fp32\)"):
         stream.restore(other.snapshot())
     assert all((stream.state[name] == value).all() for name, value in before.items())
 
