@@ -224,20 +224,27 @@ def test_a_snapshot_goes_between_pools_and_streams_of_one_model_only(lstm, token
             foreign.join().restore(snapshot)
 
 
-def test_state_is_refused_while_steps_are_under_way(lstm):
+def test_state_is_refused_while_steps_wait_or_run(lstm):
     with lstm.pool(workers=1) as pool:
-        watched, stream = Watched(pool), pool.join()
-        with watched.held(sound(1)):
-            future = stream.submit(sound(1))
-            for use in (
-                lambda: stream.state,
-                stream.reset,
-                lambda: setattr(stream, "state", {n: np.zeros((1, 1, 8), np.float32) for n in "hc"}),
-            ):
+        watched, waiting, running = Watched(pool), pool.join(), pool.join()
+        state = {name: np.zeros((1, 1, 8), np.float32) for name in "hc"}
+
+        def assert_refused(stream):
+            for use in (lambda: stream.state, stream.reset, stream.snapshot, lambda: setattr(stream, "state", state)):
                 with pytest.raises(StreamError, match="under way"):
                     use()
+
+        with watched.held(sound(1)):
+            future = waiting.submit(sound(1))
+            assert_refused(waiting)
         future.result()
-        assert set(stream.state) == {"h", "c"}
+        watched._free.clear()
+        future = running.submit(sound(1))
+        assert watched._arrived.acquire(timeout=60)
+        assert_refused(running)
+        watched._free.set()
+        future.result()
+        assert set(running.state) == set(waiting.state) == {"h", "c"}
 
 
 def test_the_client_may_read_the_state_as_soon_as_it_has_the_outputs(lstm):
