@@ -17,6 +17,11 @@ from edgeseq_runtime.errors import (
     StepCancelled,
     UsageError,
 )
+from edgeseq_runtime.pool.kinds import Kind
+from edgeseq_runtime.pool.steps import Seat, Step
+from edgeseq_runtime.pool.turns import Turns
+
+KIND = Kind({}, ())
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +178,20 @@ def test_a_step_that_started_in_time_is_delivered_and_counted_as_late(lstm):
         assert_equal([future.result()], solo(lstm, [sound(1)]))
         pool.join().step(sound(1))
         assert (pool.stats.late, pool.stats.missed_deadlines, pool.stats.steps) == (1, 0, 2)
+
+
+def test_a_deadline_is_remembered_while_the_stream_is_in_a_workers_hands():
+    turns, busy, other = Turns(shared=8, per_stream=8), Seat(0, 0), Seat(1, 1)
+    turns.append(Step(busy, KIND, [], 0, np.inf))
+    turns.take(1)
+    behind, late = Step(busy, KIND, [], 0, 5), Step(other, KIND, [], 0, 1)
+    turns.append(behind)
+    turns.append(late)
+    assert [step for step, _ in turns.expire(2)] == [late]
+    turns.give_back(busy)
+    assert turns.expire(4) == []
+    assert [step for step, _ in turns.expire(6)] == [behind]
+    assert (turns.waiting, turns.ready) == (0, False)
 
 
 @pytest.mark.parametrize("deadline", [-1, float("nan")])
