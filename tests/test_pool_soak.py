@@ -20,6 +20,7 @@ from pool_watch import ended_if_it_hangs
 from edgeseq_runtime.errors import DeadlineExceeded, InputError, PoolBusy, PoolFull, StepCancelled
 
 STREAMS = 200
+CLIENTS = 220  # some are turned away at a full pool, and come again
 SECONDS = 60
 SHORT_SECONDS = 3
 STEPS_OF_A_LIFE = 40
@@ -160,9 +161,9 @@ ACTIONS = (*["submit"] * 8, *["step"] * 4, "hurry", "hurry", "flood", "fail", "m
 
 
 def soak(session, seconds):
-    with session.pool(capacity=STREAMS * 9 // 10, queue=STREAMS, per_stream=6) as pool:
+    with session.pool(capacity=STREAMS, queue=STREAMS, per_stream=6) as pool:
         until = time.monotonic() + seconds
-        clients = [Client(session, pool, seed, until) for seed in range(STREAMS)]
+        clients = [Client(session, pool, seed, until) for seed in range(CLIENTS)]
         threads = [threading.Thread(target=client) for client in clients]
         for thread in threads:
             thread.start()
