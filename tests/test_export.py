@@ -686,3 +686,81 @@ def test_a_destination_that_cannot_be_written_is_said_before_the_work(tmp_path):
     for path in (tmp_path, tmp_path / "file" / "a.edgeseq"):
         with pytest.raises(UsageError, match="can't write the bundle"):
             export_tagger(path)
+
+
+class Activity(nn.Module):
+    """Convolution, maximum over windows, LSTM: what sensor models are made of."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.conv = nn.Conv1d(6, 8, 5, padding=2)
+        self.pool = pool
+        self.lstm = nn.LSTM(8, 16, batch_first=True)
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, x):
+        z = self.pool(torch.relu(self.conv(x.transpose(1, 2)))).transpose(1, 2)
+        return self.out(self.lstm(z)[0])
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool1d(2),
+        nn.MaxPool1d(3, stride=2, padding=1, ceil_mode=True),
+        nn.MaxPool1d((3,), stride=1, dilation=2),
+    ],
+    ids=str,
+)
+def test_a_maximum_over_windows_of_time_keeps_time_dynamic(pool, tmp_path):
+    original = torch.max_pool1d
+    model = Activity(pool).eval()
+    path = export(model, {"x": torch.randn(3, 64, 6)}, tmp_path / "m.edgeseq", axes={"x": ("B", "T", None)}, outputs=("y",))
+    assert torch.max_pool1d is original
+    session = edgeseq_runtime.load(path)
+    for B, T in ((1, 9), (4, 50), (2, 131)):
+        x = torch.randn(B, T, 6)
+        with torch.no_grad():
+            np.testing.assert_allclose(session.run({"x": x.numpy()})["y"], model(x), atol=1e-5)
+
+
+class Frames(nn.Module):
+    """Sound cut into frames of 160 samples by a reshape."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(160, 8, batch_first=True)
+
+    def forward(self, x):
+        B, T = x.shape
+        return self.gru(x.reshape(B, T // 160, 160))[0]
+
+
+def test_sound_that_is_cut_into_frames_by_a_reshape(tmp_path):
+    model = Frames().eval()
+    path = export(model, {"x": torch.randn(2, 1600)}, tmp_path / "m.edgeseq", axes={"x": ("B", "T")}, outputs=("y",))
+    session = edgeseq_runtime.load(path)
+    for B, frames in ((1, 1), (3, 7), (2, 40)):
+        x = torch.randn(B, 160 * frames)
+        with torch.no_grad():
+            np.testing.assert_allclose(session.run({"x": x.numpy()})["y"], model(x), atol=1e-5)
+
+
+def test_a_window_as_large_as_a_size_of_the_trace_is_no_frozen_axis(tmp_path):
+    """The sizes of the trace keep clear of every whole number that a module holds."""
+    layers = nn.ModuleList(nn.AvgPool1d(n, stride=1, padding=n // 2) for n in (11, 13, 17, 19, 23))
+
+    class Windows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = layers
+            self.gru = nn.GRU(6, 4)
+
+        def forward(self, x):
+            z = x.permute(1, 2, 0)
+            for layer in self.layers:
+                z = layer(z)
+            return self.gru(z.permute(2, 0, 1))[0]
+
+    path = export(Windows(), {"x": torch.randn(30, 2, 6)}, tmp_path / "m.edgeseq", axes={"x": ("T", "B", None)}, outputs=("y",))
+    assert edgeseq_runtime.measure_parity(path).passed

@@ -134,6 +134,21 @@ def test_the_extreme_numbers_draw_the_likeliest_and_the_last_kept(u):
     assert drawn(logits, torch.tensor([u]), *controls).item() == (1 if u == 0 else 0)
 
 
+@pytest.mark.parametrize("top_p", [0.8, 1.0])
+@pytest.mark.parametrize("u", [0.0, 0.3, 1.0 - 2**-24])
+def test_both_draw_the_same_of_what_is_kept_even_where_rounding_reaches_the_total(u, top_p):
+    logits = 2 * torch.randn(2000, 9, generator=torch.Generator().manual_seed(1))
+    numbers = torch.full((2000,), u)
+    found = drawn(logits, numbers, torch.tensor(0.7), torch.tensor(5), torch.tensor(top_p))
+    own = generation.Sampling(temperature=0.7, top_k=5, top_p=top_p).draw(logits.numpy(), numbers.numpy())
+    np.testing.assert_array_equal(own, found)
+    p = torch.softmax(logits / 0.7, dim=-1)
+    likelier = (p > p.gather(1, found[:, None])).sum(1)  # rank of the token drawn
+    before = torch.where(p > p.gather(1, found[:, None]), p, 0).sum(1) / p.topk(5).values.sum(1)
+    assert (likelier < 5).all()
+    assert (before < top_p + 1e-6).all()
+
+
 def test_a_beam_wider_than_the_vocabulary_is_refused():
     with pytest.raises(ValueError, match=r"width is 7; it has to be in 1\.\.6"):
         BeamSearch(CASES["vector-1"].writer, V + 1)

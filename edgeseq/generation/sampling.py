@@ -86,6 +86,6 @@ def drawn(logits: Tensor, u: Tensor, temperature: Tensor, top_k: Tensor, top_p: 
     before = p.cumsum(dim=-1) - p
     p = p * ((before < top_p) | (top_p >= 1))
     running = p.cumsum(dim=-1)
-    chosen = (running <= u.unsqueeze(-1) * running[:, -1:]).sum(dim=-1)  # (B,)
-    last = (p > 0).sum(dim=-1) - 1  # rounding may leave the running sum short of its own total
-    return tokens.gather(-1, torch.minimum(chosen, last).unsqueeze(-1)).squeeze(-1)
+    # u is less than 1 by at least half a unit in the last place, so the product is less than the total, rounded or not.
+    chosen = (running <= u.unsqueeze(-1) * running[:, -1:]).sum(dim=-1, keepdim=True)  # (B, 1)
+    return tokens.gather(-1, chosen).squeeze(-1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeseq_export.reference import evaluate, evaluate64, float64_copy
 from edgeseq_export.request import BATCH
-from edgeseq_export.subject import Subject, longer_by
+from edgeseq_export.subject import Subject, sizes_near
 from edgeseq_runtime.bundle import CaseArrays, ReferenceCase
 from edgeseq_runtime.errors import UnsupportedModule
 from edgeseq_runtime.tensors import relative_error_by_step
@@ -87,8 +87,7 @@ def _runnable_case(
     subject: Subject, oracle: Oracle, index: int, T: int, B: int, draws: int, failures: list[str]
 ) -> CaseArrays | None:
     """The case at T, or at the next larger T that the module runs at; None where it runs at none. Adds to `failures`."""
-    for longer in longer_by(subject.request):
-        sizes = {axis: size + longer.get(axis, 0) for axis, size in _sizes(subject, T, B).items()}
+    for sizes in sizes_near(subject.request, _sizes(subject, T, B)):
         # Where lengths are given, every other case leaves the end of the time axis to padding alone.
         shorter = {axis: max(1, size - 1 - size // 8) for axis, size in sizes.items()} if index % 2 and subject.lengths else {}
         for longest in [shorter, {}] if shorter else [{}]:

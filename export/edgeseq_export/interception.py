@@ -1,4 +1,4 @@
-"""Calls of recurrent layers, of cells and of the packing functions, diverted on one thread for the duration of a block.
+"""Calls of recurrent layers, cells, packing functions and one pooling, diverted on one thread for the duration of a block.
 
 An exporter has to see every such call however the user's module makes it: through a subclass that calls `super().forward`,
 through a name imported long ago, through a shared layer. So the classes' `forward` and the functions' code are diverted at
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.nn.utils import rnn as torch_packing
 
@@ -35,6 +36,8 @@ class Interceptor(Protocol):
     def pack(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any: ...
 
     def pad(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any: ...
+
+    def max_pool1d(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any: ...
 
 
 _active: ContextVar[Interceptor | None] = ContextVar("edgeseq_interceptor", default=None)
@@ -73,6 +76,16 @@ def _divert_pad(*args: Any) -> Any:
     return _pad_original(*args) if interceptor is None else interceptor.pad(_pad_original, *args)
 
 
+_max_pool1d_original = torch.max_pool1d
+
+
+def _max_pool1d_stand_in(*args: Any, **kwargs: Any) -> Any:
+    interceptor = _active.get()
+    if interceptor is None:
+        return _max_pool1d_original(*args, **kwargs)
+    return interceptor.max_pool1d(_max_pool1d_original, *args, **kwargs)
+
+
 def _diverted_forward(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -100,8 +113,10 @@ def intercepted(interceptor: Interceptor) -> Iterator[None]:
                 layer.forward = _diverted_forward(forward)
             for function, stand_in in functions:
                 function.__code__ = stand_in.__code__
+            torch.max_pool1d = _max_pool1d_stand_in
             yield
         finally:
+            torch.max_pool1d = _max_pool1d_original
             for (function, _), code in zip(functions, codes, strict=True):
                 function.__code__ = code
             for layer, forward in zip(LAYERS, forwards, strict=True):

@@ -68,7 +68,10 @@ def _other_side(limit: Limit, axes: Sequence[str]) -> list[dict[str, int]]:
 
 
 def _is_false(limit: Limit, sizes: Mapping[str, int]) -> bool:
-    value = limit.holds.subs({sympy.Symbol(axis): size for axis, size in sizes.items()})
+    try:
+        value = limit.holds.subs({sympy.Symbol(axis): size for axis, size in sizes.items()})
+    except ZeroDivisionError:  # too short for a single frame: T // 160 is 0
+        return False
     return bool(value == sympy.false)
 
 

@@ -97,6 +97,9 @@ class Recorder:
     def pad(self, original: Callable[..., Any], *args: Any) -> Any:
         return original(*args)
 
+    def max_pool1d(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
     def require_no_cell_loop(self) -> None:
         """Refuse a cell that is called more than once in one forward.
 

@@ -226,12 +226,12 @@ def _trace_sizes(
     """
     taken = {size for t in (*model.parameters(), *model.buffers()) for size in t.shape}
     taken |= {size for t in request.inputs.values() for size in t.shape}
+    taken |= _numbers_of(model)
     axes = sorted(request.sizes(), key=lambda axis: axis != BATCH)
     primes = (p for p in sympy.primerange(11, 10_000) if p not in taken and p not in avoid)
     wanted = dict(zip(axes, primes, strict=False))
     error: Exception | None = None
-    for longer in longer_by(request):
-        sizes = {axis: size if axis == BATCH else size + longer.get(axis, 0) for axis, size in wanted.items()}
+    for sizes in sizes_near(request, wanted):
         try:
             _, found, _ = _observe(model, draws(sizes), dtypes)
         except ExportError:
@@ -248,10 +248,18 @@ def _trace_sizes(
     ) from error
 
 
-def longer_by(request: ExportRequest) -> Iterator[dict[str, int]]:
-    """What to add to a size of each time axis until the module runs: a few steps, then a growing share of the example's size.
+def _numbers_of(model: nn.Module) -> set[int]:
+    """The whole numbers that the modules hold: kernel sizes, strides, windows."""
+    values = (value for module in model.modules() for value in vars(module).values())
+    return {n for value in values for n in (value if isinstance(value, (tuple, list)) else (value,)) if type(n) is int}
 
-    A module may ask for an even size, or for more samples than one window holds.
+
+def sizes_near(request: ExportRequest, wanted: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """The sizes wanted, and others to try until the module runs; the batch stays.
+
+    A module may ask for an even size, or for more samples than one window holds: so each time axis becomes a few steps longer, then
+    longer by a growing share of the example's size. Or it cuts the axis into frames: then it is multiplied by what the example's
+    size can be divided by.
     """
     times = {axis: size for axis, size in request.sizes().items() if axis != BATCH}
     for share in (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1):
@@ -259,7 +267,10 @@ def longer_by(request: ExportRequest) -> Iterator[dict[str, int]]:
         if share and max(base.values(), default=0) < STEPS:
             continue
         for step in range(STEPS):
-            yield {axis: size + step for axis, size in base.items()}
+            yield {axis: size + base[axis] + step if axis in times else size for axis, size in wanted.items()}
+    frames = {n for size in times.values() for n in sympy.divisors(size) if n > STEPS}
+    for frame in sorted(frames):
+        yield {axis: size * frame if times.get(axis, 1) % frame == 0 else size for axis, size in wanted.items()}
 
 
 def _require_same_calls(

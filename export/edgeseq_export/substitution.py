@@ -67,6 +67,27 @@ class Substitution:
             y = torch.where(_live(y, lengths), y, padding_value)
         return (y.transpose(0, 1) if batch_first else y), lengths
 
+    def max_pool1d(
+        self,
+        original: Callable[..., Any],
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+    ) -> Tensor:
+        # PyTorch's own makes the length a constant in a trace; over a plane one row high it does not.
+        kernel, step = _across(1, kernel_size), _across(1, stride or kernel_size)
+        plane = F.max_pool2d(input.unsqueeze(-2), kernel, step, _across(0, padding), _across(1, dilation), ceil_mode)
+        return plane.squeeze(-2)
+
+
+def _across(first: int, size: Any) -> tuple[int, int]:
+    """A size along a row, a number or a sequence of one, as a size over a plane."""
+    (along,) = size if isinstance(size, (tuple, list)) else (size,)
+    return first, along
+
 
 def _live(y: Tensor, lengths: Tensor) -> Tensor:
     """True where a step lies inside its sequence: (T, B, 1, ...) for y (T, B, ...)."""

@@ -49,9 +49,9 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     def search(self, steps: Steps, batch: int, longest: int) -> Written:
         """Write at most `longest` tokens for each of `batch` sequences."""
         uniforms = self.uniforms(longest, batch)
-        return write_one_by_one(steps, batch, longest, lambda t, logits: self._drawn(logits, uniforms[t]))
+        return write_one_by_one(steps, batch, longest, lambda t, logits: self.draw(logits, uniforms[t]))
 
-    def _drawn(self, logits: Scores, u: Scores) -> Tokens:
+    def draw(self, logits: Scores, u: Scores) -> Tokens:
         """Tokens (B,) from logits (B, V) and numbers u (B,) in [0, 1)."""
         V = logits.shape[-1]
         tokens = np.argsort(-logits, axis=-1, kind="stable")
@@ -62,7 +62,6 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         if self.top_p < 1:
             p = p * (p.cumsum(axis=-1) - p < np.float32(self.top_p))
         running = p.cumsum(axis=-1)
-        chosen = (running <= u[:, None] * running[:, -1:]).sum(axis=-1)
-        # Rounding may leave the running sum short of its own total.
-        chosen = np.minimum(chosen, (p > 0).sum(axis=-1) - 1)
-        return np.take_along_axis(tokens, chosen[:, None], axis=-1)[:, 0]
+        # u is less than 1 by at least half a unit in the last place, so the product is less than the total, rounded or not.
+        chosen = (running <= u[:, None] * running[:, -1:]).sum(axis=-1, keepdims=True)  # (B, 1)
+        return np.take_along_axis(tokens, chosen, axis=-1)[:, 0]
