@@ -22,7 +22,7 @@ from edgeseq_runtime.errors import (
 )
 from edgeseq_runtime.pool.batches import MAX_MEMORIES
 from edgeseq_runtime.pool.kinds import MAX_KINDS, Kind
-from edgeseq_runtime.pool.steps import Seat, Step
+from edgeseq_runtime.pool.steps import Round, RoundStep, Seat
 from edgeseq_runtime.pool.turns import Turns
 
 
@@ -118,7 +118,7 @@ def test_a_batch_holds_what_is_ready_when_a_worker_is_free(lstm):
 def test_free_workers_share_what_is_ready_but_not_in_crumbs(ready, workers, share):
     turns = Turns(shared=1, per_stream=1)
     for number in range(ready):
-        turns.append(Step(Seat(number, number), KIND, [], 0, np.inf))
+        turns.append(RoundStep(Round(), Seat(number, number), KIND, [], 0, np.inf))
     assert turns.share(workers, most=8) == share
 
 

@@ -18,7 +18,7 @@ from edgeseq_runtime.errors import (
     UsageError,
 )
 from edgeseq_runtime.pool.kinds import Kind
-from edgeseq_runtime.pool.steps import Seat, Step
+from edgeseq_runtime.pool.steps import Round, RoundStep, Seat
 from edgeseq_runtime.pool.turns import Turns
 
 KIND = Kind({}, ())
@@ -182,9 +182,9 @@ def test_a_step_that_started_in_time_is_delivered_and_counted_as_late(lstm):
 
 def test_a_deadline_is_remembered_while_the_stream_is_in_a_workers_hands():
     turns, busy, other = Turns(shared=8, per_stream=8), Seat(0, 0), Seat(1, 1)
-    turns.append(Step(busy, KIND, [], 0, np.inf))
+    turns.append(RoundStep(Round(), busy, KIND, [], 0, np.inf))
     turns.take(1)
-    behind, late = Step(busy, KIND, [], 0, 5), Step(other, KIND, [], 0, 1)
+    behind, late = RoundStep(Round(), busy, KIND, [], 0, 5), RoundStep(Round(), other, KIND, [], 0, 1)
     turns.append(behind)
     turns.append(late)
     assert [step for step, _ in turns.expire(2)] == [late]

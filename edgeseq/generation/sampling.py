@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeseq.generation.greedy import choose
+from edgeseq.generation.one_by_one import OneByOne
 from edgeseq.generation.tokens import filler
-from edgeseq.generation.writer import State, TokenWriter
-from edgeseq.loops import Loop
+from edgeseq.generation.writer import TokenWriter
 
 
 class Sampling(nn.Module):
@@ -44,36 +43,21 @@ class Sampling(nn.Module):
             As `Greedy.forward`; log p is that of the model, neither tempered nor cut.
         """
         writer = self.loop.writer
-        token, state, memory = writer.begin(**inputs)
-        T = uniforms.shape[0]
-        longest = torch.full_like(top_k, T, dtype=torch.int64)
-        limit = writer.limit(longest, memory)
-        none = torch.zeros_like(token)
+        begun = writer.begin(**inputs)
+        limit = writer.limit(torch.full_like(top_k, uniforms.shape[0], dtype=torch.int64), begun.memory)
         tokens = torch.full_like(uniforms, filler(writer), dtype=torch.int64)  # (T, B)
-        begun = (none.new_zeros(()), token, none.bool(), none, torch.zeros_like(uniforms[0]), tokens)
-        given = (limit, uniforms, temperature, top_k, top_p, *memory)
-        _, _, _, counts, scores, tokens, *_ = self.loop((*begun, *state), given)
-        return tokens, counts, scores
+        return self.loop.write(begun, limit, tokens, uniforms, temperature, top_k, top_p)
 
 
-class SamplingLoop(Loop):
-    """State as `GreedyLoop`'s."""
+class SamplingLoop(OneByOne):
+    """The loop of a sampling."""
 
-    def __init__(self, writer: TokenWriter) -> None:
-        super().__init__()
-        self.writer = writer
+    controls = 4
 
-    def unfinished(self, state: State, given: State) -> Tensor:
-        t, _, ended = state[:3]
-        return (t < given[0]) & ~ended.all()
-
-    def step(self, state: State, given: State) -> State:
-        t, token, ended, counts, scores, tokens, *own = state
-        _, uniforms, temperature, top_k, top_p, *memory = given
-        logits, following = self.writer.next(t, token, tuple(own), tuple(memory))
+    def choose(self, t: Tensor, logits: Tensor, *controls: Tensor) -> Tensor:
+        uniforms, temperature, top_k, top_p = controls
         u = uniforms.index_select(0, t.reshape(1)).squeeze(0)  # (B,)
-        chosen = drawn(logits, u, temperature, top_k, top_p)
-        return (t + 1, *choose(self.writer, t, chosen, logits, ended, counts, scores, tokens), *following)
+        return drawn(logits, u, temperature, top_k, top_p)
 
 
 def drawn(logits: Tensor, u: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:

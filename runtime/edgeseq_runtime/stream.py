@@ -17,6 +17,7 @@ import numpy as np
 
 from edgeseq_runtime.errors import InputError, StreamError
 from edgeseq_runtime.interface import BATCH, Interface, named_axes, shape_at, zeros_at
+from edgeseq_runtime.pieces import check_piece
 from edgeseq_runtime.snapshot import pack_snapshot, unpack_snapshot
 from edgeseq_runtime.tensors import TensorSpec, check_inputs
 from edgeseq_runtime.tensors.spec import Array
@@ -238,19 +239,8 @@ class Stream:
 
     def _checked_chunk(self, inputs: Mapping[str, Array]) -> Chunk:
         """The chunk for inputs never seen before, once everything about them has been checked."""
-        interface = self._interface
-        carried = [name for name in inputs if name in interface.state] if isinstance(inputs, Mapping) else []
-        if carried:
-            raise InputError(f"the stream keeps {carried} itself; leave them out, or set stream.state before the step")
-        twice = [name for name in inputs if name in self._held] if isinstance(inputs, Mapping) else []
-        if twice:
-            raise InputError(f"the stream holds {twice}; leave them out of the step, or hold others: stream.hold({{...}})")
-        given = {**inputs, **self._held} if isinstance(inputs, Mapping) else inputs
-        checked, sizes = check_inputs(interface.data_inputs, given, interface.lengths)
+        checked, sizes = check_piece(self._interface, inputs, self._held)
         self._require_batch(sizes)
-        steps = sizes.get(interface.time_axis, interface.chunk)
-        if steps % interface.chunk:
-            raise InputError(f"a piece of {steps} steps was given; this model streams in multiples of {interface.chunk} steps")
         key = tuple(part for name in self._names for part in (inputs[name].dtype, inputs[name].shape))
         chunk = self._chunks[key] = self._new_chunk(checked, {**self._sizes, **sizes})
         self._key, self._chunk = key, chunk

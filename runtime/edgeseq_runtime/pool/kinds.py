@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeseq_runtime.errors import InputError
 from edgeseq_runtime.interface import BATCH, Interface
-from edgeseq_runtime.tensors import check_inputs
+from edgeseq_runtime.pieces import check_piece
 from edgeseq_runtime.tensors.spec import Array
 
 MAX_KINDS = 64  # kept; the one seen first makes room for a new one
@@ -61,16 +61,9 @@ class Admission:
         return kind, arrays
 
     def _checked(self, inputs: Mapping[str, Array]) -> tuple[Kind, list[Array]]:
-        interface = self._interface
-        carried = [name for name in inputs if name in interface.state] if isinstance(inputs, Mapping) else []
-        if carried:
-            raise InputError(f"the pool keeps {carried} itself; leave them out, or set the stream's state before the step")
-        _, sizes = check_inputs(interface.data_inputs, inputs, interface.lengths)
+        _, sizes = check_piece(self._interface, inputs)
         if sizes[BATCH] != 1:
             raise InputError(f"axis '{BATCH}' has size {sizes[BATCH]}; a stream of a pool is one sequence: join once for each")
-        steps = sizes.get(interface.time_axis, interface.chunk)
-        if steps % interface.chunk:
-            raise InputError(f"a piece of {steps} steps was given; this model streams in multiples of {interface.chunk} steps")
         arrays = [np.asarray(inputs[name]) for name in self._names]
         return self._kind_of(arrays, sizes), arrays
 

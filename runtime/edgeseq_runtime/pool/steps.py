@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -38,7 +39,7 @@ class Seat:
         return f"stream {self.number} of the pool"
 
 
-class Step:
+class Step(ABC):
     """Inputs of one step, batch 1, checked. Subclasses know who waits for it."""
 
     __slots__ = ("arrays", "deadline", "finished", "gate", "kind", "seat", "submitted")
@@ -60,13 +61,13 @@ class Step:
         """Whether its client has cancelled it."""
         return False
 
+    @abstractmethod
     def deliver(self, outputs: Outputs) -> None:
         """Tell the client what came out."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fail(self, error: Exception) -> None:
         """Tell the client why nothing comes out."""
-        raise NotImplementedError
 
 
 class FutureStep(Step):
