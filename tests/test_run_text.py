@@ -134,6 +134,18 @@ def test_a_line_that_cant_be_read_is_named_and_nothing_is_written(bundles, tmp_p
     assert not (tmp_path / "out.tsv").exists()
 
 
+def test_what_reads_and_writes_is_shown(bundles):
+    shown = edgeseq("inspect", bundles["beam"]).stdout
+    assert "as 'source': 9 characters, 'abcdefghi', capitals as small letters" in " ".join(shown.split())
+    assert "in one run: beam search, end 0; 6 symbols, such as ('P', 'Q', 'R')" in " ".join(shown.split())
+    shown = edgeseq("inspect", bundles["step"]).stdout
+    assert "step by step: 'previous' takes the one before, first 0, end 0" in " ".join(shown.split())
+
+
+def test_a_graph_with_its_loop_inside_is_timed(bundles):
+    assert "sequence" in edgeseq("bench", bundles["beam"], "--seconds", "0.01").stdout
+
+
 def test_the_program_writes_text_without_pytorch(bundles):
     ran = program("run", bundles["beam"], "--text", "abc")
     assert ran.stdout == f"{expected(['abc'])[0][0][0]}\n", ran.stderr

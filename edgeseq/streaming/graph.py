@@ -10,7 +10,8 @@ from edgeseq.layers import SequenceLayer
 class StreamGraph(nn.Module):
     """A layer's forward with a name for each state: `state0` goes in and `state0_out` comes out, and so on.
 
-    `edgeseq_export.export(graph, graph.inputs(x), path, axes=graph.axes, state=graph.state, outputs=graph.outputs)` exports it.
+    With `inputs = graph.inputs(x)`, `edgeseq_export.export(graph, inputs, path, axes=graph.axes(inputs), state=graph.state,
+    outputs=graph.outputs)` exports it.
 
     Args:
         layer: a layer, or a stack of them.

@@ -36,7 +36,7 @@ class OnnxRunner:
             PostconditionError: the graph fails on these inputs.
         """
         try:
-            values = self._session.run(self._outputs, {name: np.ascontiguousarray(array) for name, array in inputs.items()})
+            values = self._session.run(self._outputs, {name: np.asarray(array, order="C") for name, array in inputs.items()})
         except Exception as error:
             shapes = {name: array.shape for name, array in inputs.items()}
             raise PostconditionError(

@@ -152,7 +152,7 @@ def _input_at(interface: Interface, spec: TensorSpec, example: Array | None, siz
             example = np.take(example, range(sizes[str(size)]), axis=axis, mode="wrap")
     if spec.name in interface.step_lengths:
         return np.full_like(example, sizes[interface.time_axis])
-    return np.ascontiguousarray(example)
+    return np.asarray(example, order="C")  # ascontiguousarray would give a number a dimension
 
 
 def _modes(session: Session, example: Arrays, steps: int, batch: int, peers: dict[str, Peer]) -> list[_Mode]:

@@ -38,7 +38,7 @@ def pack_snapshot(model: str, state: Mapping[str, Array]) -> bytes:
         model: identity of the model: of a session its `identity`.
         state: arrays by input name.
     """
-    tensors = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    tensors = {name: np.asarray(array, order="C") for name, array in state.items()}
     return save(tensors, {"format": FORMAT, "model": model, "sha256": _digest(tensors)})
 
 

@@ -16,6 +16,7 @@ from edgeseq_export import ExportRequest
 from edgeseq_recipes.experiments.correlated_outputs_data import Bounds, CorrelatedSource
 from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_least, at_most, between
 from edgeseq_recipes.run import Run
+from edgeseq_runtime.bundle import Generation
 
 X, V = 3, 4
 SOURCE_SEED = 0  # the same source whatever the run's seed
@@ -109,6 +110,7 @@ def graphs(feedback: SequenceConditionedRNN, independent: IndependentOutputsRNN)
         state={"h": "h_out"},
         outputs=("log_probs", "h_out"),
         name="correlated-outputs-step",
+        generation=Generation(form="step", tokens="previous", scores="log_probs", start=feedback.decoder.start),
     )
     whole = ExportRequest(
         IndependentOutputsGraph(independent),

@@ -18,6 +18,7 @@ from edgeseq.training import Schedule
 from edgeseq_export import ExportRequest
 from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_least, at_most
 from edgeseq_recipes.run import Run
+from edgeseq_runtime.bundle import Generation
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ALPHABET = "." + "".join(sorted(set("".join(NAMES))))  # the full stop ends a name
@@ -118,6 +119,15 @@ def graphs(model: VectorConditionedRNN, images: Tensor) -> tuple[ExportRequest, 
         state={"h": "h_out"},
         outputs=("log_probs", "h_out"),
         name="digit-names-step",
+        generation=Generation(
+            form="step",
+            tokens="previous",
+            scores="log_probs",
+            start=model.decoder.start,
+            end=END,
+            symbols=("", *ALPHABET[1:]),
+            joiner="",
+        ),
     )
     noise = gumbel_noise((LONGEST, B, V), images, torch.Generator().manual_seed(0))
     generation = ExportRequest(

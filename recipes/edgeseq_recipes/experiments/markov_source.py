@@ -16,6 +16,7 @@ from edgeseq_export import ExportRequest
 from edgeseq_recipes.experiments.markov_source_data import MarkovSource, echo
 from edgeseq_recipes.recipe import Findings, Measure, Recipe, at_least, at_most, between
 from edgeseq_recipes.run import Run
+from edgeseq_runtime.bundle import Generation
 
 V, ORDER = 4, 3
 SOURCE_SEED = 0  # the same source whatever the run's seed
@@ -148,6 +149,7 @@ def graphs(rnn: AutoregressiveRNN) -> tuple[ExportRequest, ExportRequest]:
         state={"h": "h_out"},
         outputs=("log_probs", "h_out"),
         name="markov-source-step",
+        generation=Generation(form="step", tokens="previous", scores="log_probs", start=rnn.decoder.start),
     )
     return score, step
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from rich.console import RenderableType
 
-from edgeseq_runtime.bundle import Bundle, open_bundle
+from edgeseq_runtime.bundle import Bundle, Generation, TextInput, open_bundle
 from edgeseq_runtime.cli.options import DebugOption, JsonOption, ModelArgument
 from edgeseq_runtime.console import OUT, pairs, table
 from edgeseq_runtime.interface import Interface, interface_of
@@ -49,6 +49,8 @@ def _parts(bundle: Bundle) -> Iterator[RenderableType]:
         "format": manifest.format,
         "recurrent nodes": ", ".join(f"{count} {op}" for op, count in manifest.census.items()) or "none",
         **({"streams in": f"multiples of {manifest.chunk} time steps"} if manifest.chunk > 1 else {}),
+        **({"reads text": _reads(manifest.text)} if manifest.text else {}),
+        **({"writes tokens": _writes(manifest.generation)} if manifest.generation else {}),
     }
     yield _heading(bundle.path, facts)
     yield _tensors(interface_of(manifest))
@@ -68,6 +70,19 @@ def _parts(bundle: Bundle) -> Iterator[RenderableType]:
         + [("hazard", text) for text in manifest.hazards]
         + [("note", text) for text in manifest.notes]
     )
+
+
+def _reads(text: TextInput) -> str:
+    small = ", capitals as small letters" if text.lower else ""
+    return f"as '{text.input}': {len(text.symbols)} characters, {''.join(text.symbols)!r}{small}"
+
+
+def _writes(generation: Generation) -> str:
+    symbols = f"; {len(generation.symbols)} symbols, such as {generation.symbols[1:4]}" if generation.symbols else ""
+    end = "no end" if generation.end is None else f"end {generation.end}"
+    if generation.form == "step":
+        return f"step by step: '{generation.tokens}' takes the one before, first {generation.start}, {end}{symbols}"
+    return f"in one run: {generation.search} search, {end}{symbols}"
 
 
 def _heading(path: Path, facts: dict[str, object]) -> RenderableType:
