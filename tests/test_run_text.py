@@ -12,10 +12,13 @@ from test_cli import edgeseq, program
 from test_generation import CASES, step_requests
 
 import edgeseq_runtime
-from edgeseq.generation import BeamSearch
+from edgeseq import GRUCell
+from edgeseq.generation import BeamSearch, Greedy, TokenWriter
+from edgeseq.generation.writer import Beginning
 from edgeseq_export import export_request, generation_request
 from edgeseq_runtime import generation
 from edgeseq_runtime.bundle import TextInput
+from edgeseq_runtime.errors import InputError
 
 LETTERS = "abcdefghi"
 SPELLING = TextInput(input="source", lengths="lengths", symbols=tuple(LETTERS), lower=True)
@@ -159,3 +162,43 @@ def test_text_in_python(bundles):
     assert all(written.ended)
     drawn = writer.write_text(["Bad"], generation.Sampling(seed=3, temperature=3.0), longest=2)
     assert drawn == writer.write_text(["Bad"], generation.Sampling(seed=3, temperature=3.0), longest=2)
+
+
+class BatchFirst(TokenWriter):
+    """Reads int32 letters (B, S) without lengths."""
+
+    vocabulary, end = 6, 0
+
+    def __init__(self):
+        super().__init__()
+        self.letters, self.tokens = torch.nn.Embedding(9, 4), torch.nn.Embedding(6, 4)
+        self.reader, self.cell = torch.nn.GRU(4, 5, batch_first=True), GRUCell(4, 5)
+        self.readout = torch.nn.Linear(5, 6)
+
+    def begin(self, source):
+        return Beginning(torch.zeros_like(source[:, 0], dtype=torch.int64), (self.reader(self.letters(source))[1][0],), ())
+
+    def next(self, t, token, state, memory):
+        state, h = self.cell(state, self.tokens(token))
+        return self.readout(h), state
+
+
+def test_text_is_laid_out_as_the_input_is_declared(tmp_path):
+    search = Greedy(BatchFirst())
+    text = TextInput(input="source", symbols=tuple(LETTERS))
+    source = torch.randint(9, (2, 4), dtype=torch.int32)
+    request = generation_request(search, {"source": source}, axes={"source": ("B", "S")}, text=text, symbols=SYMBOLS)
+    path = export_request(request, tmp_path / "m.edgeseq")
+    words = ["abc", "ihg", "fed", "a", "dc"]
+    truth = []
+    for word in words:
+        letters = torch.tensor([[LETTERS.index(letter) for letter in word]], dtype=torch.int32)
+        tokens, counts, _ = search(torch.tensor(9), source=letters)
+        truth.append(" ".join(SYMBOLS[t] for t in tokens[: counts[0], 0].tolist() if t))
+    written = edgeseq_runtime.load_writer(path).write_text(words[:3], longest=9)
+    assert [one.best for one in written] == truth[:3]
+    with pytest.raises(InputError, match="give them one by one"):
+        edgeseq_runtime.load_writer(path).write_text(words)
+    (tmp_path / "words.txt").write_text("\n".join(words))
+    lines = edgeseq("run", path, "--text-file", tmp_path / "words.txt", "--longest", 9).stdout.splitlines()
+    assert lines == [f"{word}\t{one}" for word, one in zip(words, truth, strict=True)]

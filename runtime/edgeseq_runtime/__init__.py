@@ -4,7 +4,9 @@ session = load("model.edgeseq")
 outputs = session.run({"x": x})             # whole sequences
 stream = session.stream()
 for piece in pieces:
-outputs = stream.step({"x": piece})     # piece by piece, state kept
+    outputs = stream.step({"x": piece})     # piece by piece, state kept
+with session.pool() as pool: ...            # many streams, their steps in batches
+writer = load_writer("g2p.edgeseq")         # sequences of tokens: writer.write_text(["recurrent"])
 """
 
 from edgeseq_runtime import errors

@@ -10,6 +10,8 @@ import numpy as np
 from edgeseq_runtime.bundle import Generation, TextInput
 from edgeseq_runtime.errors import InputError, UsageError
 from edgeseq_runtime.generation.written import Written
+from edgeseq_runtime.interface import BATCH
+from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
 
@@ -25,8 +27,8 @@ class WrittenText(NamedTuple):
         return self.candidates[0]
 
 
-def text_inputs(text: TextInput, texts: Sequence[str]) -> dict[str, Array]:
-    """Tokens (S, B), padded with the first symbol's, and lengths (B,), by the names of the inputs.
+def text_inputs(text: TextInput, specs: Sequence[TensorSpec], texts: Sequence[str]) -> dict[str, Array]:
+    """Tokens (S, B) or (B, S), as the input is declared, padded with token 0; and lengths (B,): by the names of the inputs.
 
     Raises:
         InputError: there is no text, one is empty, has a character that is no symbol, or they differ in length where the model
@@ -38,10 +40,12 @@ def text_inputs(text: TextInput, texts: Sequence[str]) -> dict[str, Array]:
     lengths = np.array([len(row) for row in rows])
     if not text.lengths and len(set(lengths.tolist())) > 1:
         raise InputError("texts of different lengths were given together, and the model takes no lengths; give them one by one")
-    tokens = np.zeros((lengths.max(), len(rows)), np.int64)
+    (spec,) = (spec for spec in specs if spec.name == text.input)
+    tokens = np.zeros((len(rows), lengths.max()), spec.dtype)
     for b, row in enumerate(rows):
-        tokens[: len(row), b] = row
-    return {text.input: tokens, **({text.lengths: lengths} if text.lengths else {})}
+        tokens[b, : len(row)] = row
+    placed = tokens if spec.shape[0] == BATCH else np.ascontiguousarray(tokens.T)
+    return {text.input: placed, **({text.lengths: lengths} if text.lengths else {})}
 
 
 def _tokens(text: TextInput, one: str) -> list[int]:

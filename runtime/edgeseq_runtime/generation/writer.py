@@ -29,9 +29,10 @@ LONGEST = 100
 class Writer(ABC):
     """What writes sequences of tokens. Made by `load_writer`."""
 
-    def __init__(self, generation: Generation, text: TextInput | None) -> None:
+    def __init__(self, generation: Generation, text: TextInput | None, reader: Session) -> None:
         self.generation = generation
         self.text = text
+        self._reader = reader  # what text goes to
 
     def write(self, inputs: Mapping[str, Array], search: Search | None = None, *, longest: int = LONGEST) -> Written:
         """Write a sequence for each of a batch.
@@ -71,14 +72,14 @@ class Writer(ABC):
         if self.text is None:
             way_out = "open it with its encoder" if self.generation.form == "step" else "export it with text=..."
             raise UsageError(f"the bundle does not say how text becomes tokens; {way_out}, or give it arrays")
-        return text_inputs(self.text, texts)
+        return text_inputs(self.text, self._reader.inputs, texts)
 
 
 class StepWriter(Writer):
     """A graph of one step, the choice made here; before it, where there is one, an encoder that runs once."""
 
     def __init__(self, step: Session, encoder: Session | None, generation: Generation, text: TextInput | None) -> None:
-        super().__init__(generation, text)
+        super().__init__(generation, text, encoder or step)
         self._step = step
         self._encoder = encoder
 
@@ -102,7 +103,7 @@ class LoopWriter(Writer):
     """A graph with its loop inside: one run writes whole sequences."""
 
     def __init__(self, session: Session, generation: Generation, text: TextInput | None) -> None:
-        super().__init__(generation, text)
+        super().__init__(generation, text, session)
         self._session = session
 
     def _write(self, inputs: Mapping[str, Array], search: Search | None, longest: int) -> Written:
