@@ -7,7 +7,7 @@ from torch import Tensor
 
 from edgeseq.generation.writer import Beginning, State, TokenWriter
 from edgeseq.models.conditional import SequenceConditionedRNN, VectorConditionedRNN
-from edgeseq.models.encoder_decoder import AttentionDecoder, EncoderDecoder
+from edgeseq.models.encoder_decoder import EncoderDecoder
 from edgeseq.models.graphical import AutoregressiveRNN
 
 
@@ -89,15 +89,9 @@ class EncoderDecoderWriter(TokenWriter):
     def begin(self, **inputs: Tensor) -> Beginning:
         """From tokens `source` (S, B) and their `lengths` (B,) in 1..S."""
         memory, h = self.model.encode(inputs["source"], inputs["lengths"])
-        if isinstance(self.model.decoder, AttentionDecoder):
-            annotations, lengths = memory
-            memory = (annotations.transpose(0, 1).contiguous(), lengths)  # (B, S, A)
-        return Beginning(_starts(h, self.model.boundary), (h,), memory)
+        return Beginning(_starts(h, self.model.boundary), (h,), self.model.decoder.kept(memory))
 
     def next(self, t: Tensor, token: Tensor, state: State, memory: State) -> tuple[Tensor, State]:
-        if isinstance(self.model.decoder, AttentionDecoder):
-            annotations, lengths = memory
-            memory = (annotations.transpose(0, 1), lengths)  # (S, B, A)
         h, logits = self.model.decoder.step(token, state[0], memory)
         return logits, (h,)
 

@@ -84,15 +84,30 @@ class Decoder(nn.Module, ABC):
         y, (h,) = self.layer(self.inputs(previous, memory), (h,))
         return self.logits(y, memory), h
 
-    def step(self, previous: Tensor, h: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """One time step of forward: the state (B, H) and the logits (B, V) after the token (B,)."""
-        (h,), y = self.layer.cell((h,), self.inputs(previous.unsqueeze(0), memory).squeeze(0))
-        return h, self.logits(y.unsqueeze(0), memory).squeeze(0)
-
     def logits(self, h: Tensor, memory: Memory) -> Tensor:
         """Logits o (T, B, V) of the states (T, B, H)."""
-        combined = torch.tanh(self.combine(torch.cat([h, self.context(h, memory)], dim=-1)))  # (T, B, H)
-        o: Tensor = self.readout(combined)
+        return self._output(h, self.context(h, memory))
+
+    @abstractmethod
+    def kept(self, memory: Memory) -> Memory:
+        """The memory as `step` takes it: the batch first in every tensor."""
+
+    @abstractmethod
+    def seen(self, h: Tensor, kept: Memory) -> Tensor:
+        """The context c (B, A) of one state (B, H)."""
+
+    @abstractmethod
+    def input(self, previous: Tensor, kept: Memory) -> Tensor:
+        """The GRU's input (B, I) after the token (B,)."""
+
+    def step(self, previous: Tensor, h: Tensor, kept: Memory) -> tuple[Tensor, Tensor]:
+        """One time step of forward: the state (B, H) and the logits (B, V) after the token (B,), with `kept(memory)`."""
+        (h,), y = self.layer.cell((h,), self.input(previous, kept))
+        return h, self._output(y, self.seen(y, kept))
+
+    def _output(self, h: Tensor, context: Tensor) -> Tensor:
+        """Logits o (..., V) of states (..., H) and contexts (..., A)."""
+        o: Tensor = self.readout(torch.tanh(self.combine(torch.cat([h, context], dim=-1))))
         return o
 
 
@@ -118,6 +133,18 @@ class FixedContextDecoder(Decoder):
     def context(self, h: Tensor, memory: Memory) -> Tensor:
         """C at every step."""
         return self._repeated(memory, h.shape[0])
+
+    def kept(self, memory: Memory) -> Memory:
+        """C alone."""
+        return memory
+
+    def seen(self, h: Tensor, kept: Memory) -> Tensor:
+        """C."""
+        return kept[0]
+
+    def input(self, previous: Tensor, kept: Memory) -> Tensor:
+        """[E y; C]."""
+        return torch.cat([self.embedding(previous), kept[0]], dim=-1)
 
     def _repeated(self, memory: Memory, T: int) -> Tensor:
         (summary,) = memory
@@ -161,6 +188,24 @@ class AttentionDecoder(Decoder):
         """Σ α a."""
         annotations = memory[0].transpose(0, 1)  # (B, S, A)
         return (self.weights(h, memory) @ annotations).transpose(0, 1)  # (T, B, A)
+
+    def kept(self, memory: Memory) -> Memory:
+        """Annotations (B, S, A), and how many there are."""
+        annotations, lengths = memory
+        return annotations.transpose(0, 1).contiguous(), lengths
+
+    def seen(self, h: Tensor, kept: Memory) -> Tensor:
+        """Σ α a, as `context`; with the batch first nothing has to be transposed at every step."""
+        annotations, lengths = kept
+        e = (annotations @ self.query(h).unsqueeze(2)).squeeze(2)  # (B, S)
+        beyond = torch.arange(annotations.shape[1], device=h.device) >= lengths.unsqueeze(1)  # (B, S)
+        alpha = torch.softmax(e.masked_fill(beyond, -torch.inf), dim=-1)
+        return (alpha.unsqueeze(1) @ annotations).squeeze(1)  # (B, A)
+
+    def input(self, previous: Tensor, kept: Memory) -> Tensor:
+        """E y."""
+        embedded: Tensor = self.embedding(previous)
+        return embedded
 
 
 class EncoderDecoder(nn.Module):
