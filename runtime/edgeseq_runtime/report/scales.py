@@ -45,11 +45,14 @@ def close_log_scale(values: Iterable[float], start: float, end: float) -> Scale:
     if high <= low:
         low, high = low / 2, high * 2
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
+    for factors in ((1,), (1, 3), (1, 2, 5)):
         ticks = tuple(factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high)
         if len(ticks) >= 3:
             break
-    every = math.ceil(len(ticks) / (TICKS + 1)) or 1
+    else:
+        step = linear_scale(high - low, start, end).ticks[1]
+        ticks = tuple(step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1))
+    every = math.ceil(len(ticks) / (TICKS + 1))
     return Scale(low, high, start, end, True, ticks[::every])
 
 

@@ -1,0 +1,418 @@
+"""`edgeseq report`: the page says what was measured, needs nothing from outside, and lets no name become markup."""
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import runtime_models
+from html_tree import parsed
+from runtime_models import faulty
+from test_parity import not_a_number, swapped_gates
+from typer.testing import CliRunner
+
+import edgeseq_runtime
+from edgeseq_runtime import TensorSpec
+from edgeseq_runtime.bundle import open_bundle
+from edgeseq_runtime.cli.main import app
+from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.report import measure_report, page_html, write_page
+from edgeseq_runtime.report.charts import ratio_bar
+from edgeseq_runtime.report.markup import Html, element, escaped
+from edgeseq_runtime.report.measures import bin_edges
+from edgeseq_runtime.report.scales import close_log_scale, figure_text, linear_scale, log_scale, times_text
+from edgeseq_runtime.report.sections.headline import sentence
+
+HOSTILE = "</title></svg></style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&amp;\u202e\x00"
+SEEN = HOSTILE.replace("\u202e", "\ufffd").replace("\x00", "\ufffd")
+EPS = 2 * float(np.finfo(np.float32).eps)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="module")
+def good(folder):
+    path = runtime_models.lstm().write(folder / "good.edgeseq", notes=("a note",), hazards=("rule: text",))
+    return measure_report(path, seconds=0.01)
+
+
+@pytest.fixture(scope="module")
+def page(good):
+    return parsed(page_html(good))
+
+
+def reported(model, folder, **options):
+    return measure_report(model.write(folder / "m.edgeseq", **options), seconds=None)
+
+
+def rows_of(table):
+    """The rows of a table as texts by column."""
+    columns = [cell.text for cell in table.one("thead").all("th")]
+    return [dict(zip(columns, (cell for cell in row.children), strict=True)) for row in table.one("tbody").all("tr")]
+
+
+def test_the_page_holds_every_part_in_order(page):
+    sections = [section.attributes["id"] for section in page.all("section")]
+    assert sections == ["verdict", "model", "parity", "error-over-time", "error-sizes", "latency", "plans", "provenance"]
+    links = [link.attributes["href"] for link in page.one("nav").all("a")]
+    assert links == [f"#{anchor}" for anchor in sections[1:]]
+
+
+@pytest.mark.parametrize("kind", ["good", "failing", "not a number", "skipped", "no error", "discrete"])
+def test_the_structure_is_sound_for_eyes_keyboard_and_screen_reader(kind, good, folder):
+    report = good if kind == "good" else reported(*SPECIAL[kind], folder)
+    sound(parsed(page_html(report)))
+
+
+def identity(spec_dtype="float32"):
+    """A model without any rounding; of integers, if asked."""
+    spec_in, spec_out = (TensorSpec(name, spec_dtype, ("T", "B", 3)) for name in ("x", "y"))
+    proto = runtime_models.model_bytes([onnx.helper.make_node("Identity", ["x"], ["y"])], {}, [spec_in], [spec_out])
+
+    def equations(inputs, dtype):
+        return {"y": inputs["x"].astype(dtype) if spec_dtype == "float32" else inputs["x"]}
+
+    return runtime_models.Model("identity", proto, equations, (spec_in,), (spec_out,))
+
+
+SPECIAL = {
+    "failing": (faulty(runtime_models.lstm(), swapped_gates),),
+    "not a number": (faulty(runtime_models.lstm(), not_a_number),),
+    "skipped": (runtime_models.gru(),),
+    "no error": (identity(),),
+    "discrete": (identity("int32"),),
+}
+
+
+def sound(page):
+    html = page.one("html")
+    assert html.attributes["lang"] == "en"
+    assert page.one("meta", name="viewport").attributes["content"].startswith("width=device-width")
+    assert [one.name for one in page.one("body").all() if one.name in ("header", "nav", "main", "footer")] == [
+        "header", "nav", "main", "footer",
+    ]  # fmt: skip
+    ids = [one.attributes["id"] for one in page.all() if "id" in one.attributes]
+    assert len(ids) == len(set(ids))
+    for one in page.all():
+        if "aria-labelledby" in one.attributes:
+            assert one.attributes["aria-labelledby"] in ids
+        if "href" in one.attributes:
+            assert one.attributes["href"][1:] in ids
+    first = next(iter(page.one("body").all("a")))
+    assert first.attributes == {"class": "skip", "href": "#content"}
+    levels = [int(one.name[1]) for one in page.all() if re.fullmatch("h[1-6]", one.name)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    for table in page.all("table"):
+        assert table.one("caption").text
+        assert all(cell.attributes["scope"] == "col" for cell in table.one("thead").all("th"))
+        assert all(next(iter(row.all("th"))).attributes["scope"] == "row" for row in table.one("tbody").all("tr"))
+    for region in page.all("div"):
+        if region.attributes.get("class", "").startswith("scroll"):
+            assert region.attributes["tabindex"] == "0"
+            assert region.attributes["role"] == "region"
+            assert region.attributes["aria-label"]
+    for svg in page.all("svg"):
+        assert (svg.attributes.get("role"), bool(svg.attributes.get("aria-label"))) == ("img", True) or (
+            svg.attributes.get("aria-hidden") == "true"
+        )
+        numbers = " ".join(value for one in svg.all() for key, value in one.attributes.items() if key != "class")
+        assert not re.search("nan|inf", numbers)
+    for folded in page.all("details"):
+        assert folded.children[0].name == "summary"
+
+
+def test_it_needs_nothing_from_outside_and_says_so_to_the_browser(good, page):
+    text = page_html(good)
+    for one in page.all():
+        assert one.name not in ("link", "img", "iframe", "object", "embed", "video", "audio", "base", "form", "image", "use")
+        assert not {"src", "srcset", "style", "action", "data", "background", "poster", "xlink:href", "ping"} & set(one.attributes)
+        assert not [name for name in one.attributes if name.startswith("on")]
+        assert one.attributes.get("href", "#").startswith("#")
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttp|WebSocket|import\(", text)
+    policy = page.one("meta", http_equiv="Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.attributes["content"].split(";"))
+    assert rules["default-src"] == "'none'"
+    for name in ("style", "script"):
+        digest = base64.b64encode(hashlib.sha256(page.one(name).text.encode()).digest()).decode()
+        assert rules[f"{name}-src"] == f"'sha256-{digest}'"
+    assert set(rules) == {"default-src", "style-src", "script-src", "base-uri", "form-action"}
+
+
+def hostile_model():
+    """A model every name of which tries to become markup."""
+    base = runtime_models.gru()
+    proto = onnx.load_from_string(base.onnx)
+    proto.producer_name = HOSTILE
+    for number, node in enumerate(proto.graph.node):
+        node.name = f"{HOSTILE}{number}"
+        node.output[:] = [HOSTILE if name == "y" else name for name in node.output]
+        node.input[:] = ["<b>x</b>" if name == "x" else name for name in node.input]
+    proto.graph.output[0].name = HOSTILE
+    proto.graph.input[0].name = "<b>x</b>"
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "<i>T</i>"
+    inputs = (TensorSpec("<b>x</b>", "float32", ("<i>T</i>", "B", 3)), *base.inputs[1:])
+    outputs = (TensorSpec(HOSTILE, "float32", ("<i>T</i>", "B", 8)), *base.outputs[1:])
+
+    def equations(arrays, dtype):
+        found = base.equations({"x" if name == "<b>x</b>" else name: array for name, array in arrays.items()}, dtype)
+        return {HOSTILE if name == "y" else name: array for name, array in found.items()}
+
+    return replace(base, name=HOSTILE, onnx=proto.SerializeToString(), equations=equations, inputs=inputs, outputs=outputs)
+
+
+def test_no_name_of_a_bundle_becomes_markup(folder):
+    report = reported(
+        hostile_model(),
+        folder,
+        sizes=({"<i>T</i>": 5, "B": 2},),
+        notes=(HOSTILE,),
+        hazards=(HOSTILE,),
+        provenance={HOSTILE: HOSTILE},
+        census={HOSTILE: 1},
+    )
+    page = parsed(page_html(report))
+    sound(page)
+    assert not [one for one in page.all() if one.name in ("img", "b", "i")]
+    assert len(list(page.all("script"))) == 1
+    assert page.one("head").one("title").text == f"PASS: {SEEN} - edgeseq report".replace("\r", "")
+    assert page.one("h1").text.endswith(SEEN)
+    assert [one for one in page.one("section", id="parity").all("bdi") if one.text == SEEN]
+    assert SEEN in page.one("section", id="provenance").text
+    assert "[<i>T</i>, B, 3]" in page.one("section", id="model").text
+
+
+def test_text_is_escaped_and_only_markup_is_not():
+    assert element("p", "<b>", [1, None, Html("<i></i>")], title='"x"', hidden=True, lang=None) == (
+        '<p title="&quot;x&quot;" hidden>&lt;b&gt;1<i></i></p>'
+    )
+    assert escaped("a\u2066\ud800\x1bb\n") == "a\ufffd\ufffd\ufffdb\n"
+    assert isinstance(str(Html("<b>")) + "", str)
+    assert element("p", Html("<b>") + "<i>") == "<p>&lt;b&gt;&lt;i&gt;</p>"  # joined by hand it is text again: never the other way
+
+
+def test_the_table_holds_the_figures_of_measure_parity(good, page):
+    report = edgeseq_runtime.measure_parity(good.bundle.path)
+    rows = rows_of(page.one("table", id="rows"))
+    assert len(rows) == len(report.rows)
+    for shown, row in zip(rows, report.rows, strict=True):
+        assert shown["output"].text == row.output
+        assert shown["verdict"].text.split()[-1] == row.verdict
+        assert shown["mode"].text == row.mode
+        for column, value in (("k", row.k), ("k999", row.k999), ("largest |error|", row.max_abs)):
+            figure = shown[column].one("data")
+            assert float(figure.attributes["value"]) == pytest.approx(value, rel=1e-5)
+            assert figure.text == figure_text(value)
+    worst = max(row.k for row in report.rows)
+    assert f"{figure_text(worst)} of 4 allowed" in page.one("section", id="verdict").text
+    assert f"its error is at most {times_text(worst)} times PyTorch's own" in page.one("section", id="verdict").text
+
+
+def test_errors_are_those_that_k_is_made_of(good):
+    """k = runtime / max(PyTorch, 2 eps), both relative to the rms of the output."""
+    whole = {(row.output, tuple(row.sizes.items())): row.k for row in good.parity.rows if row.mode == "whole"}
+    for one in good.errors:
+        for case in one.by_case:
+            assert case.runtime / max(case.torch, EPS) == pytest.approx(whole[one.output, tuple(case.sizes.items())], rel=1e-9)
+    assert sum(len(one.by_case) for one in good.errors) == len(whole)
+
+
+def test_steps_and_sizes_of_errors_are_those_of_the_arrays(good):
+    session, case = edgeseq_runtime.load(good.bundle.path), good.bundle.reference()[-1]
+    got = np.stack([session.run(case.draw_inputs(draw))["y"] for draw in range(case.case.draws)]).astype(np.float64)
+    errors = next(one for one in good.errors if one.output == "y")
+    scale = np.sqrt(np.mean(case.float64["y"] ** 2))
+    for found, values in ((errors.by_step.runtime, got), (errors.by_step.torch, case.float32["y"].astype(np.float64))):
+        expected = [np.sqrt(np.mean((values[:, t] - case.float64["y"][:, t]) ** 2)) / scale for t in range(20)]
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert errors.by_step.sizes == {"T": 20, "B": 2}
+    total = sum(one.float64["y"].size for one in good.bundle.reference())
+    assert (errors.runtime.total, errors.torch.total) == (total, total)
+    assert errors.runtime.counts.sum() + errors.runtime.zeros == total
+    every = np.concatenate(
+        [np.abs(one.float32["y"].astype(np.float64) - one.float64["y"]).ravel() for one in good.bundle.reference()]
+    )
+    low = np.searchsorted(bin_edges(), 1e-8)
+    assert errors.torch.counts[:low].sum() == np.sum((every > 0) & (every < bin_edges()[low]))
+
+
+def chart(page, section, title):
+    return next(one for one in page.one("section", id=section).all("figure") if one.one("strong").text == title)
+
+
+def test_charts_say_in_figures_what_they_draw(good, page):
+    errors = next(one for one in good.errors if one.output == "y")
+    rows = rows_of(chart(page, "error-over-time", "y").one("table"))
+    assert [row["time step"].text for row in rows] == [figure_text(t) for t in range(1, 21)]
+    assert [row["runtime"].text for row in rows] == list(map(figure_text, errors.by_step.runtime))
+    assert [row["PyTorch float32"].text for row in rows] == list(map(figure_text, errors.by_step.torch))
+    by_length = next(one for one in page.one("section", id="error-over-time").all("figure") if "3 cases" in one.text)
+    assert [row["length T (steps)"].text for row in rows_of(by_length.one("table"))] == ["1.00", "7.00", "20.0"]
+    histogram = rows_of(chart(page, "error-sizes", "y").one("table"))
+    for column, found in (("runtime", errors.runtime), ("PyTorch float32", errors.torch)):
+        share = 100 * found.counts.sum() / found.total
+        assert sum(float(row[column].text) for row in histogram) == pytest.approx(share, abs=0.2)
+    lines = chart(page, "error-over-time", "y").all("polyline")
+    heights = {one.attributes["class"]: [float(point.split(",")[1]) for point in one.attributes["points"].split()] for one in lines}
+    higher = errors.by_step.runtime > errors.by_step.torch  # a larger error is nearer to the top
+    for t in np.flatnonzero(np.abs(np.log(errors.by_step.runtime / errors.by_step.torch)) > 0.05):
+        assert (heights["line runtime"][t] < heights["line torch"][t]) == higher[t]
+
+
+def test_long_sequences_are_gathered_into_few_points(folder):
+    report = reported(runtime_models.lstm(state=False), folder, sizes=({"T": 1000, "B": 1},), draws=2)
+    by_step = report.errors[0].by_step
+    assert len(by_step.steps) == 120
+    assert by_step.steps[-1] == 1000
+    rms = np.sqrt(np.average(by_step.runtime**2, weights=np.diff(by_step.steps, prepend=0)))
+    assert rms == pytest.approx(report.errors[0].by_case[0].runtime, rel=1e-9)
+
+
+def test_a_failure_is_said_first_and_shown_first(folder):
+    report = reported(faulty(runtime_models.lstm(), swapped_gates), folder, sizes=({"T": 4, "B": 2},))
+    page = parsed(page_html(report))
+    headline = page.one("section", id="verdict").text
+    assert "✗ FAIL" in headline
+    assert re.search(
+        r"lstm does not compute on \S+ in fp32 what PyTorch computes: output \w+ at T=4 B=2 .* is off by [\d,]+ times", headline
+    )
+    assert page.one("head").one("title").text.startswith("FAIL: lstm")
+    bad = reported(faulty(runtime_models.lstm(), not_a_number), folder)
+    rows = rows_of(parsed(page_html(bad)).one("table", id="rows"))
+    assert [row["verdict"].text for row in rows[:6]] == ["✗ fail"] * 6
+    assert [row["k"].text.strip() for row in rows[:6]] == ["–"] * 6
+    assert "y: not compared" in page_html(bad).replace("<bdi>", "").replace("</bdi>", "")
+    assert "can't be equal (holds NaN or infinity)" in page_html(bad).replace("&#x27;", "'")
+
+
+def test_what_was_skipped_is_shown_with_its_reason(folder):
+    report = reported(runtime_models.gru(), folder, horizon={"y": 3, "h_out": 3}, sizes=({"T": 20, "B": 1},))
+    page = parsed(page_html(report))
+    remarks = page.one("section", id="parity").one("ul", class_="remarks").text
+    assert "2 not compared: h_out" in remarks
+    assert "chaotic after 3 steps, and has no time axis to cut" in remarks
+    assert "first 3 steps; the rest is chaotic" in remarks
+    assert "gated up to here" in chart(page, "error-over-time", "y").text
+    errors = {one.output: one for one in report.errors}
+    assert errors["h_out"].by_case == ()
+    assert errors["y"].runtime.total == 32 * 3 * 8
+
+
+def test_nothing_gated_is_nothing_proved(good):
+    skipped = tuple(msgspec.structs.replace(row, verdict="skip") for row in good.parity.rows)
+    assert "so nothing is proved" in sentence(msgspec.structs.replace(good.parity, rows=skipped))
+    k999 = [msgspec.structs.replace(row, verdict="fail", k=1.0, k999=50.0) for row in good.parity.rows]
+    assert "largest errors 50 times PyTorch" in sentence(msgspec.structs.replace(good.parity, rows=tuple(k999)))
+
+
+def test_exact_and_whole_outputs_have_no_chart_but_a_sentence(folder):
+    page = parsed(page_html(reported(identity(), folder)))
+    assert "y: equal to the last bit in both" in page.one("section", id="error-over-time").text
+    assert not list(page.one("section", id="error-over-time").all("figure"))
+    assert "y: of whole numbers" in parsed(page_html(reported(identity("int32"), folder))).one("section", id="error-over-time").text
+
+
+def test_latency_is_that_of_bench(good, page):
+    rows = rows_of(page.one("section", id="latency").one("div", aria_label="Time of one call, in microseconds").one("table"))
+    assert [row["median, µs"].text for row in rows] == [figure_text(row.median) for row in good.bench.rows]
+    assert {mode: len(times) for mode, times in good.times.items()} == {row.mode: row.calls for row in good.bench.rows}
+    for row in good.bench.rows:
+        assert np.percentile(good.times[row.mode], 99) == pytest.approx(row.p99)
+
+
+def test_every_device_is_planned_and_the_one_measured_is_marked(good, page):
+    section = page.one("section", id="plans")
+    cards = {next(iter(card.all("h3"))).children[0]: card.text for card in section.all("article")}
+    assert set(cards) == {device.name for device in edgeseq_runtime.list_devices()}
+    assert [name for name, text in cards.items() if "measured here" in text] == [good.parity.device]
+    for name, text in cards.items():
+        for hazard in edgeseq_runtime.make_plan(good.bundle, name).hazards:
+            assert hazard in text
+
+
+def test_provenance_is_the_bundles(good, page):
+    text = page.one("section", id="provenance").text
+    for part in (good.bundle.sha256, "opset ai.onnx 20; IR 10", "a note", "rule: text", *good.parity.versions.values()):
+        assert part in text
+    for name, size in good.bundle.member_sizes.items():
+        assert f"{name}{size:,}" in text
+    assert good.bundle.manifest.sha256["model.onnx"][:16] in text
+
+
+def test_a_graph_that_can_not_be_read_leaves_the_rest_of_the_page(good):
+    page = parsed(page_html(good._replace(model=None, model_problem="<cut> short")))
+    sound(page)
+    assert "The graph can't be drawn: <cut> short." in page.one("section", id="model").text
+
+
+def test_the_command_writes_the_page_and_says_by_its_code_what_it_found(good, folder):
+    def run(*arguments):
+        return CliRunner().invoke(app, ["report", *map(str, arguments)])
+
+    done = run(good.bundle.path, "-o", folder / "new" / "page.html", "--seconds", "0.01", "--threads", "2")
+    assert (done.exit_code, done.stdout.strip().replace("\n", "")) == (0, str(folder / "new" / "page.html"))
+    assert "2 threads" in (folder / "new" / "page.html").read_text("utf-8")
+    bad = faulty(runtime_models.lstm(), swapped_gates).write(folder / "bad.edgeseq")
+    done = run(bad, "-o", folder / "bad.html", "--no-bench")
+    assert done.exit_code == 1
+    assert "parity failed" in done.stderr
+    assert "Latency was left out" in (folder / "bad.html").read_text("utf-8")
+    for arguments in (
+        (good.bundle.path, "-o", folder),
+        (folder / "none.edgeseq", "-o", folder / "none.html"),
+        (good.bundle.path, "-o", folder / "none.html", "--precision", "int3"),
+        (good.bundle.path, "-o", folder / "none.html", "--device", "toaster"),
+        (good.bundle.path,),
+    ):
+        assert run(*arguments).exit_code == 2
+    assert not (folder / "none.html").exists()
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_page_is_written_whole_or_not_at_all(good, folder):
+    with pytest.raises(UsageError, match="can't write the report"):
+        write_page(good, folder)
+    before = write_page(good, folder / "twice.html").read_bytes()
+    assert write_page(good, folder / "twice.html").read_bytes() == before  # nothing random in it
+    assert before.decode("utf-8") == page_html(good)
+    assert len(before) < 200_000
+
+
+def test_the_bundle_of_a_report_is_the_one_it_was_made_of(good):
+    assert good.parity.sha256 == open_bundle(good.bundle.path).sha256
+
+
+def test_bars_cross_the_gate_where_the_figure_does():
+    for value, kind in ((3.9, "within"), (4.1, "over"), (1e9, "over"), (1e-9, "within")):
+        bar = next(one for one in parsed(ratio_bar(value, 4)).all("rect") if one.attributes["class"] != "track")
+        assert bar.attributes["class"] == kind
+        assert (float(bar.attributes["width"]) > 50) == (kind == "over")
+        assert 0 <= float(bar.attributes["width"]) <= 100
+    assert [one.attributes["class"] for one in parsed(ratio_bar(0, 4)).all("rect")] == ["track"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.9638, "0.964"), (1.9999, "2.00"), (9.999, "10.0"), (12.34, "12.3"), (1234.5, "1,234"), (123456, "1.2 × 10⁵"),
+     (1.74e-7, "1.7 × 10⁻⁷"),
+     (float("inf"), "∞"), (float("nan"), "–")],
+)  # fmt: skip
+def test_figures_read_as_people_write_them(value, text):
+    assert figure_text(value) == text
+
+
+def test_scales_keep_values_inside_and_have_ticks():
+    for scale in (linear_scale(23, 0, 100), log_scale([1e-7, 3e-6, 0.0], 0, 100), close_log_scale([1000, 1200], 0, 100)):
+        assert 2 <= len(scale.ticks) <= 7
+        assert all(0 <= scale(value) <= 100 for value in (*scale.ticks, 0.0, 1e99))
+        assert list(map(scale, scale.ticks)) == sorted(map(scale, scale.ticks))
+    assert log_scale([1e-5, 1e-3], 0, 100)(1e-4) == pytest.approx(50)
