@@ -58,7 +58,10 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         if path not in collected:
             from edgeseq_runtime.pytest_plugin.items import BundleFile
 
-            items += BundleFile.from_parent(session, path=path).collect()
+            # As pytest itself collects a node, so that reports count these items too.
+            report = session.ihook.pytest_make_collect_report(collector=BundleFile.from_parent(session, path=path))
+            session.ihook.pytest_collectreport(report=report)
+            items += report.result
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> BundleFile | None:

@@ -36,7 +36,8 @@ class BundleFile(pytest.File):
             sizes = {}
         for device in devices_of(self.config):
             for text, at in sizes.items() or [("", None)]:
-                parts = (Path(device).stem if device.endswith(".toml") else device, precision, *text.split())
+                # `-k` knows no equals sign.
+                parts = (Path(device).stem if device.endswith(".toml") else device, precision, *text.replace("=", "").split())
                 yield ParityItem.from_parent(self, name=f"parity[{'-'.join(parts)}]", device=device, precision=precision, at=at)
 
 
