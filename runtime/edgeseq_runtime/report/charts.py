@@ -31,6 +31,7 @@ class Axis(NamedTuple):
 
     title: str
     logarithmic: bool
+    high: float = 0.0  # where it ends at least, if it is linear
 
 
 def line_chart(
@@ -47,7 +48,7 @@ def line_chart(
     """Lines over the same x. `mark` is a vertical line at an x, with its name."""
     across = close_log_scale(xs, LEFT, RIGHT) if x.logarithmic else linear_scale(max(xs), LEFT, RIGHT)
     values = [value for line in lines for value in line.values]
-    upward = log_scale(values, BOTTOM, TOP) if y.logarithmic else linear_scale(max(values), BOTTOM, TOP)
+    upward = log_scale(values, BOTTOM, TOP) if y.logarithmic else linear_scale(max(*values, y.high), BOTTOM, TOP)
     drawn: list[Child] = [_axes(across, upward, x, y)]
     if mark:
         drawn.append(_mark(across(mark[0]), mark[1]))

@@ -11,7 +11,7 @@ from edgeseq_runtime.report.measured import Report
 from edgeseq_runtime.report.scales import figure_text
 from edgeseq_runtime.report.tables import table
 
-SHARES = (*range(0, 96, 3), 97, 98, 99, 99.5)  # percent of calls, the points of the curve
+SHARES = (*range(0, 96, 3), 97, 98, 99, 99.5)  # percent of calls: the points of the curve
 TAIL = 4  # times the median; where the slowest are slower, the curve's axis is logarithmic
 
 
@@ -30,7 +30,7 @@ def section(report: Report) -> Html:
     return joined(
         [
             element("p", text),
-            table("Time of one call, in microseconds", columns, rows, figures=columns[1:]),
+            table("Time of one call, in microseconds", columns, rows, figures=columns[1:], prose=("call",)),
             element("div", curves, class_="charts"),
         ]
     )
@@ -47,4 +47,4 @@ def _curve(row: BenchRow, report: Report) -> Html:
     line = Line("calls done, %", "runtime", list(map(float, SHARES)))
     mark = (row.median, "median")
     return line_chart(_name(row), f"{row.calls:,} calls; the slowest half percent is off the chart", times.tolist(), [line], x,
-                      Axis("calls done, %", False), mark=mark)  # fmt: skip
+                      Axis("calls done, %", False, 100), mark=mark)  # fmt: skip
