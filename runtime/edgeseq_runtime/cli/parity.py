@@ -15,10 +15,12 @@ from edgeseq_runtime.cli.inspect import shape_text
 from edgeseq_runtime.cli.options import DebugOption, JsonOption, PrecisionOption, ThreadsOption
 from edgeseq_runtime.cli.suite import measure_suite, print_suite
 from edgeseq_runtime.console import OUT, pairs, progress, table
-from edgeseq_runtime.errors import EdgeseqError
+from edgeseq_runtime.device import load_device
+from edgeseq_runtime.errors import EdgeseqError, UsageError
 from edgeseq_runtime.interface import size_text
 from edgeseq_runtime.parity import ParityReport, ParityRow, measure_parity
 from edgeseq_runtime.suite import Job, Outcome, exit_code, failed, junit_xml, row_text
+from edgeseq_runtime.suite.record import record_bytes
 
 FIGURES = ("k", "k999", "max abs")
 
@@ -27,6 +29,9 @@ DevicesOption = Annotated[
     list[str] | None, typer.Option("--device", help="A device's name, or a path to a profile (.toml); may be repeated. [auto]")
 ]
 JobsOption = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Bundles at a time; the cores if left out.")]
+RecordOption = Annotated[
+    Path | None, typer.Option("--record", metavar="FILE", help="Write a record of this run, for edgeseq records; one bundle only.")
+]
 JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML, too.")]
 
 
@@ -38,6 +43,7 @@ def parity_command(
     jobs: JobsOption = None,
     as_json: JsonOption = False,
     junit: JunitOption = None,
+    record: RecordOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Compare every output with the bundle's PyTorch reference; exit 1 if one is too far off.
@@ -49,10 +55,14 @@ def parity_command(
     devices = device or ["auto"]
     if len(bundles) == 1 and len(devices) == 1 and not bundles[0].is_dir():
         outcomes = _measure_one(Job(str(bundles[0]), devices[0], precision, threads), as_json, junit)
+    elif record is not None:
+        raise UsageError("--record is of one bundle on one device; more were named: measure them one by one")
     else:
         outcomes = measure_suite(bundles, devices, precision, threads, jobs)
         print_suite(outcomes, as_json=as_json)
     _write_junit(junit, outcomes)
+    if record is not None and (report := outcomes[0].report):
+        write_file(record, record_bytes(report, load_device(devices[0])))
     if code := exit_code(outcomes):
         raise typer.Exit(code)
 
