@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 import runtime_models
+from blocked_imports import NOT_ON_A_BOARD, run_python
 from runtime_models import faulty
 from test_parity import not_a_number
 from test_parity_suite import ONE_CASE, edgeseq
@@ -176,3 +177,11 @@ def test_a_record_is_of_one_bundle(folder, tmp_path):
     assert not (tmp_path / "r.json").exists()
     shutil.copy(folder / "right.edgeseq", tmp_path)
     assert "can't write" in edgeseq("parity", tmp_path / "right.edgeseq", "--record", tmp_path, code=2).stderr
+
+
+def test_records_are_collected_where_there_is_no_backend(folder):
+    files = [str(folder / "made" / "right.json"), str(folder / "other.json")]
+    code = f"from edgeseq_runtime.cli.main import app\napp(['records', *{files!r}])"
+    done = run_python(code, blocked=(*NOT_ON_A_BOARD, "onnxruntime", "pytest"))
+    assert done.returncode == 0, done.stderr
+    assert "2 pass, 0 fail, 0 changed" in done.stdout
