@@ -72,7 +72,7 @@ def test_the_wheel_holds_every_module_and_every_profile(wheel):
     inside = set(wheel.namelist())
     for name, folder in packages_on_disk().items():
         for file in (ROOT / folder).iterdir():
-            if file.suffix in (".py", ".toml") or file.name == "py.typed":
+            if file.suffix in (".py", ".toml", ".css", ".js") or file.name == "py.typed":
                 assert f"{name.replace('.', '/')}/{file.name}" in inside
     assert not [name for name in inside if name.startswith(("tests/", "export/", "recipes/", "runtime/", "devices/", "examples/"))]
 

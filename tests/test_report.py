@@ -3,21 +3,19 @@
 import base64
 import hashlib
 import re
-from dataclasses import replace
-from itertools import pairwise
 
 import msgspec
 import numpy as np
-import onnx
 import pytest
 import runtime_models
+from blocked_imports import run_python
 from html_tree import parsed
+from report_pages import HOSTILE, SEEN, SPECIAL, chart, hostile_model, identity, reported, rows_of, sound
 from runtime_models import faulty
 from test_parity import not_a_number, swapped_gates
 from typer.testing import CliRunner
 
 import edgeseq_runtime
-from edgeseq_runtime import TensorSpec
 from edgeseq_runtime.bundle import open_bundle
 from edgeseq_runtime.cli.main import app
 from edgeseq_runtime.errors import UsageError
@@ -28,8 +26,6 @@ from edgeseq_runtime.report.measures import bin_edges
 from edgeseq_runtime.report.scales import close_log_scale, figure_text, linear_scale, log_scale, times_text
 from edgeseq_runtime.report.sections.headline import sentence
 
-HOSTILE = "</title></svg></style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&amp;\u202e\x00"
-SEEN = HOSTILE.replace("\u202e", "\ufffd").replace("\x00", "\ufffd")
 EPS = 2 * float(np.finfo(np.float32).eps)
 
 
@@ -49,16 +45,6 @@ def page(good):
     return parsed(page_html(good))
 
 
-def reported(model, folder, **options):
-    return measure_report(model.write(folder / "m.edgeseq", **options), seconds=None)
-
-
-def rows_of(table):
-    """The rows of a table as texts by column."""
-    columns = [cell.text for cell in table.one("thead").all("th")]
-    return [dict(zip(columns, (cell for cell in row.children), strict=True)) for row in table.one("tbody").all("tr")]
-
-
 def test_the_page_holds_every_part_in_order(page):
     sections = [section.attributes["id"] for section in page.all("section")]
     assert sections == ["verdict", "model", "parity", "error-over-time", "error-sizes", "latency", "plans", "provenance"]
@@ -70,65 +56,6 @@ def test_the_page_holds_every_part_in_order(page):
 def test_the_structure_is_sound_for_eyes_keyboard_and_screen_reader(kind, good, folder):
     report = good if kind == "good" else reported(*SPECIAL[kind], folder)
     sound(parsed(page_html(report)))
-
-
-def identity(spec_dtype="float32"):
-    """A model without any rounding; of integers, if asked."""
-    spec_in, spec_out = (TensorSpec(name, spec_dtype, ("T", "B", 3)) for name in ("x", "y"))
-    proto = runtime_models.model_bytes([onnx.helper.make_node("Identity", ["x"], ["y"])], {}, [spec_in], [spec_out])
-
-    def equations(inputs, dtype):
-        return {"y": inputs["x"].astype(dtype) if spec_dtype == "float32" else inputs["x"]}
-
-    return runtime_models.Model("identity", proto, equations, (spec_in,), (spec_out,))
-
-
-SPECIAL = {
-    "failing": (faulty(runtime_models.lstm(), swapped_gates),),
-    "not a number": (faulty(runtime_models.lstm(), not_a_number),),
-    "skipped": (runtime_models.gru(),),
-    "no error": (identity(),),
-    "discrete": (identity("int32"),),
-}
-
-
-def sound(page):
-    html = page.one("html")
-    assert html.attributes["lang"] == "en"
-    assert page.one("meta", name="viewport").attributes["content"].startswith("width=device-width")
-    assert [one.name for one in page.one("body").all() if one.name in ("header", "nav", "main", "footer")] == [
-        "header", "nav", "main", "footer",
-    ]  # fmt: skip
-    ids = [one.attributes["id"] for one in page.all() if "id" in one.attributes]
-    assert len(ids) == len(set(ids))
-    for one in page.all():
-        if "aria-labelledby" in one.attributes:
-            assert one.attributes["aria-labelledby"] in ids
-        if "href" in one.attributes:
-            assert one.attributes["href"][1:] in ids
-    first = next(iter(page.one("body").all("a")))
-    assert first.attributes == {"class": "skip", "href": "#content"}
-    levels = [int(one.name[1]) for one in page.all() if re.fullmatch("h[1-6]", one.name)]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in pairwise(levels))
-    for table in page.all("table"):
-        assert table.one("caption").text
-        assert all(cell.attributes["scope"] == "col" for cell in table.one("thead").all("th"))
-        assert all(next(iter(row.all("th"))).attributes["scope"] == "row" for row in table.one("tbody").all("tr"))
-    for region in page.all("div"):
-        if region.attributes.get("class", "").startswith("scroll"):
-            assert region.attributes["tabindex"] == "0"
-            assert region.attributes["role"] == "region"
-            assert region.attributes["aria-label"]
-    for svg in page.all("svg"):
-        assert (svg.attributes.get("role"), bool(svg.attributes.get("aria-label"))) == ("img", True) or (
-            svg.attributes.get("aria-hidden") == "true"
-        )
-        numbers = " ".join(value for one in svg.all() for key, value in one.attributes.items() if key != "class")
-        assert not re.search("nan|inf", numbers)
-    for folded in page.all("details"):
-        assert folded.children[0].name == "summary"
 
 
 def test_it_needs_nothing_from_outside_and_says_so_to_the_browser(good, page):
@@ -146,28 +73,6 @@ def test_it_needs_nothing_from_outside_and_says_so_to_the_browser(good, page):
         digest = base64.b64encode(hashlib.sha256(page.one(name).text.encode()).digest()).decode()
         assert rules[f"{name}-src"] == f"'sha256-{digest}'"
     assert set(rules) == {"default-src", "style-src", "script-src", "base-uri", "form-action"}
-
-
-def hostile_model():
-    """A model every name of which tries to become markup."""
-    base = runtime_models.gru()
-    proto = onnx.load_from_string(base.onnx)
-    proto.producer_name = HOSTILE
-    for number, node in enumerate(proto.graph.node):
-        node.name = f"{HOSTILE}{number}"
-        node.output[:] = [HOSTILE if name == "y" else name for name in node.output]
-        node.input[:] = ["<b>x</b>" if name == "x" else name for name in node.input]
-    proto.graph.output[0].name = HOSTILE
-    proto.graph.input[0].name = "<b>x</b>"
-    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "<i>T</i>"
-    inputs = (TensorSpec("<b>x</b>", "float32", ("<i>T</i>", "B", 3)), *base.inputs[1:])
-    outputs = (TensorSpec(HOSTILE, "float32", ("<i>T</i>", "B", 8)), *base.outputs[1:])
-
-    def equations(arrays, dtype):
-        found = base.equations({"x" if name == "<b>x</b>" else name: array for name, array in arrays.items()}, dtype)
-        return {HOSTILE if name == "y" else name: array for name, array in found.items()}
-
-    return replace(base, name=HOSTILE, onnx=proto.SerializeToString(), equations=equations, inputs=inputs, outputs=outputs)
 
 
 def test_no_name_of_a_bundle_becomes_markup(folder):
@@ -243,10 +148,6 @@ def test_steps_and_sizes_of_errors_are_those_of_the_arrays(good):
     )
     low = np.searchsorted(bin_edges(), 1e-8)
     assert errors.torch.counts[:low].sum() == np.sum((every > 0) & (every < bin_edges()[low]))
-
-
-def chart(page, section, title):
-    return next(one for one in page.one("section", id=section).all("figure") if one.one("strong").text == title)
 
 
 def test_charts_say_in_figures_what_they_draw(good, page):
@@ -352,6 +253,9 @@ def test_a_graph_that_can_not_be_read_leaves_the_rest_of_the_page(good):
     page = parsed(page_html(good._replace(model=None, model_problem="<cut> short")))
     sound(page)
     assert "The graph can't be drawn: <cut> short." in page.one("section", id="model").text
+    relu = good.model.graph.nodes[-1]._replace(op="Relu")
+    huge = good.model._replace(graph=good.model.graph._replace(nodes=(relu,) * 20_001))
+    assert "20,001 nodes: too many to draw" in parsed(page_html(good._replace(model=huge))).one("section", id="model").text
 
 
 def test_the_command_writes_the_page_and_says_by_its_code_what_it_found(good, folder):
@@ -376,6 +280,15 @@ def test_the_command_writes_the_page_and_says_by_its_code_what_it_found(good, fo
         assert run(*arguments).exit_code == 2
     assert not (folder / "none.html").exists()
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_the_page_is_made_where_pytorch_and_onnx_are_absent(good, folder):
+    made = folder / "torch-free.html"
+    done = run_python(
+        f"from edgeseq_runtime.report import *\nwrite_page(measure_report({str(good.bundle.path)!r}, seconds=None), {str(made)!r})"
+    )
+    assert done.returncode == 0, done.stderr
+    sound(parsed(made.read_text("utf-8")))
 
 
 def test_a_page_is_written_whole_or_not_at_all(good, folder):

@@ -5,9 +5,9 @@ import contextlib
 import pytest
 import runtime_models
 from chromium import PROGRAM, Browser
+from report_pages import hostile_model, reported
 from runtime_models import faulty
 from test_parity import swapped_gates
-from test_report import hostile_model, reported
 from test_report_graph import scan_model
 
 from edgeseq_runtime.report import write_page

@@ -213,9 +213,21 @@ def test_bodies_are_drawings_of_their_own_and_size_arithmetic_is_left_out():
     inner = {box.title: box for box in body.diagram.boxes}
     assert list(inner) == ["h_in", "x_t", "MatMul", "Add → Mul → Tanh", "Identity", "h_new", "y_t"]
     assert (inner["MatMul"].weights, inner["Add → Mul → Tanh"].weights) == (16, 4)
-    assert {one.title for one in found["If"].bodies} == {"inside If: then_branch", "inside If: else_branch"}
+    assert {one.name for one in found["If"].bodies} == {"then_branch", "else_branch"}
     names = [box.title for box in diagram.boxes]
     assert (names.index("Scan"), names.index("If")) in diagram.edges  # through what a branch takes from outside
+
+
+def test_several_nodes_with_bodies_are_told_apart_and_say_what_recurs_in_them():
+    branch = Graph("b", (node("LSTM", ["x"], ["h"], hidden_size=(8,)),), (), (ValueInfo("h", "float32", None),), {})
+    nodes = [node("If", [source], [target])._replace(graphs={"then_branch": branch}) for source, target in (("x", "a"), ("a", "y"))]
+    graph = Graph("g", tuple(nodes), (ValueInfo("x", "bool", ()),), (ValueInfo("y", "float32", None),), {})
+    diagram = diagram_of(graph)
+    assert [(box.title, box.facts) for box in diagram.boxes if box.bodies] == [
+        ("If 1", ("1 LSTM inside",)),
+        ("If 2", ("1 LSTM inside",)),
+    ]
+    assert "inside If 2: 1 node<" in drawing(diagram, "graph")
 
 
 def layered(width, depth, recurrent_every=10):
@@ -244,6 +256,13 @@ def test_hundreds_of_nodes_become_a_few_boxes_and_none_is_lost():
     assert sum(box.kind == "recurrent" for box in diagram.boxes) == 10
     assert len(diagram.boxes) < 30
     assert "510 nodes, 10 of them recurrent" in drawing(diagram, "graph")
+
+
+def test_what_nobody_could_read_is_not_drawn():
+    diagram = diagram_of(layered(2, 500, recurrent_every=1))
+    assert len(diagram.boxes) > 400
+    assert "too many to read" in drawing(diagram, "graph")
+    assert "<svg" not in drawing(diagram, "graph")
 
 
 @settings(max_examples=60, deadline=None)

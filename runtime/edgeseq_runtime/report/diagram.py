@@ -6,7 +6,7 @@ Chains of simple nodes become one box. Where that leaves too many boxes, simple 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
@@ -20,9 +20,9 @@ Edges = set[tuple[int, int]]  # (from, to)
 
 
 class Body(NamedTuple):
-    """The graph inside a node."""
+    """The graph inside a node; it has a name where there are several."""
 
-    title: str
+    name: str
     diagram: Diagram
 
 
@@ -63,7 +63,7 @@ def diagram_of(graph: Graph, outer: Mapping[str, Value] | None = None, depth: in
     edges = _edges(items)
     groups = _gathered(items, edges)
     known = {spec.name: spec for spec in (*graph.inputs, *graph.outputs)}
-    boxes = tuple(_box([items[one] for one in group], values, known, depth) for group in groups)
+    boxes = _numbered([_box([items[one] for one in group], values, known, depth) for group in groups])
     place = {one: number for number, group in enumerate(groups) for one in group}
     between = frozenset((place[a], place[b]) for a, b in edges if place[a] != place[b])
     return Diagram(boxes, between, len(graph.nodes), len(graph.nodes) - len(kept))
@@ -184,10 +184,19 @@ def _bodies(node: Node, values: Values, depth: int) -> tuple[Body, ...]:
     if depth == MAX_BODIES:
         return ()
     many = len(node.graphs) > 1
-    return tuple(
-        Body(f"inside {node.op}" + (f": {name}" if many else ""), diagram_of(graph, values, depth + 1))
-        for name, graph in node.graphs.items()
-    )
+    return tuple(Body(name if many else "", diagram_of(graph, values, depth + 1)) for name, graph in node.graphs.items())
+
+
+def _numbered(boxes: list[Box]) -> tuple[Box, ...]:
+    """Boxes whose insides are drawn apart are told from each other by a number, where several have the same title."""
+    alike = Counter(box.title for box in boxes if box.bodies)
+    seen: Counter[str] = Counter()
+    numbered = []
+    for box in boxes:
+        seen[box.title] += bool(box.bodies)
+        several = box.bodies and alike[box.title] > 1
+        numbered.append(box._replace(title=f"{box.title} {seen[box.title]}") if several else box)
+    return tuple(numbered)
 
 
 def _operators(nodes: list[Node]) -> str:
@@ -211,7 +220,15 @@ def _facts(node: Node, known: Mapping[str, ValueInfo]) -> tuple[str, ...]:
         alike = Counter(text for text in states if text)
         shown = [text if count == 1 else f"{count} × {text}" for text, count in alike.most_common(3)]
         return (f"{len(states)} state{'s' * (len(states) != 1)}", *shown, *_reverse(node))
-    return ()
+    inside = Counter(_recurrent_inside(node))
+    return tuple(f"{count} {op} inside" for op, count in inside.items())
+
+
+def _recurrent_inside(node: Node) -> Iterator[str]:
+    for body in node.graphs.values():
+        for inner in body.nodes:
+            yield from (inner.op,) if inner.op in RECURRENT else ()
+            yield from _recurrent_inside(inner)
 
 
 def _states(node: Node, known: Mapping[str, ValueInfo]) -> list[ValueInfo]:

@@ -16,16 +16,20 @@ LETTER, BOLD = 7.1, 7.9  # pixels, about
 COLUMNS = 24  # letters in a box
 MAX_LINES = 5
 PADDING = 10.0
+MOST = 400  # boxes in a picture
 
 
 def drawing(diagram: Diagram, label: str) -> Html:
     """The picture in a region that scrolls sideways, the bodies of its nodes, and the table, the last two folded."""
+    if len(diagram.boxes) > MOST:
+        return element("p", f"{label}: {len(diagram.boxes):,} boxes would be too many to read, so they are not drawn.")
     texts = [_lines(box) for box in diagram.boxes]
     layout = lay_out([_size(lines) for lines in texts], diagram.edges)
     bodies = [
-        details(f"{body.title}: {body.diagram.nodes} nodes", drawing(body.diagram, body.title))
+        details(f"{inside}: {body.diagram.nodes} node{'s' * (body.diagram.nodes != 1)}", drawing(body.diagram, inside))
         for box in diagram.boxes
         for body in box.bodies
+        for inside in (f"inside {box.title}" + (f", {body.name}" if body.name else ""),)
     ]
     return joined(
         [

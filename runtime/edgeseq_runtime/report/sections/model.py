@@ -13,12 +13,17 @@ from edgeseq_runtime.report.sources import weights_in
 from edgeseq_runtime.report.tables import facts, table
 from edgeseq_runtime.tensors import TensorSpec
 
+MOST = 20_000  # nodes of a graph to draw, bodies included
+
 
 def section(report: Report) -> Html:
     """Facts, tensors, drawing."""
     parts: list[Child] = [facts(_facts(report)), _tensors(report)]
     if report.model is None:
         return joined([*parts, element("p", f"The graph can't be drawn: {report.model_problem}.")])
+    nodes = _count(report.model.graph)
+    if nodes > MOST:
+        return joined([*parts, element("p", f"The graph has {nodes:,} nodes: too many to draw.")])
     key = element(
         "ul",
         [element("li", element("span", class_=f"swatch {kind}", aria_hidden="true"), text) for kind, text in (
