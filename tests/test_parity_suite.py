@@ -363,7 +363,7 @@ def running(tmp_path):
 def test_no_process_outlives_the_one_that_started_it(stop, running):
     """Ctrl-C, which reaches every process of the terminal, and an end that no one can catch."""
     program, started = running
-    time.sleep(1)  # past their imports, into the measurements
+    time.sleep(0.6)  # past their imports, into the measurements
     assert program.poll() is None
     os.killpg(program.pid, stop) if stop == signal.SIGINT else program.kill()
     _, errors = program.communicate(timeout=20)
