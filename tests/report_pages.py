@@ -16,8 +16,8 @@ HOSTILE = "</title></svg></style><script>alert(1)</script><img src=x onerror='al
 SEEN = HOSTILE.replace("\u202e", "\ufffd").replace("\x00", "\ufffd")
 
 
-def reported(model, folder, **options):
-    return measure_report(model.write(folder / "m.edgeseq", **options), seconds=None)
+def reported(model, folder, seconds=None, **options):
+    return measure_report(model.write(folder / "m.edgeseq", **options), seconds=seconds)
 
 
 def rows_of(table):

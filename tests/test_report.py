@@ -20,10 +20,8 @@ from edgeseq_runtime.bundle import open_bundle
 from edgeseq_runtime.cli.main import app
 from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.report import measure_report, page_html, write_page
-from edgeseq_runtime.report.charts import ratio_bar
-from edgeseq_runtime.report.markup import Html, element, escaped
 from edgeseq_runtime.report.measures import bin_edges
-from edgeseq_runtime.report.scales import close_log_scale, figure_text, linear_scale, log_scale, times_text
+from edgeseq_runtime.report.scales import figure_text, times_text
 from edgeseq_runtime.report.sections.headline import sentence
 
 EPS = 2 * float(np.finfo(np.float32).eps)
@@ -96,15 +94,6 @@ def test_no_name_of_a_bundle_becomes_markup(folder):
     assert "[<i>T</i>, B, 3]" in page.one("section", id="model").text
 
 
-def test_text_is_escaped_and_only_markup_is_not():
-    assert element("p", "<b>", [1, None, Html("<i></i>")], title='"x"', hidden=True, lang=None) == (
-        '<p title="&quot;x&quot;" hidden>&lt;b&gt;1<i></i></p>'
-    )
-    assert escaped("a\u2066\ud800\x1bb\n") == "a\ufffd\ufffd\ufffdb\n"
-    assert isinstance(str(Html("<b>")) + "", str)
-    assert element("p", Html("<b>") + "<i>") == "<p>&lt;b&gt;&lt;i&gt;</p>"  # joined by hand it is text again: never the other way
-
-
 def test_the_table_holds_the_figures_of_measure_parity(good, page):
     report = edgeseq_runtime.measure_parity(good.bundle.path)
     rows = rows_of(page.one("table", id="rows"))
@@ -120,6 +109,27 @@ def test_the_table_holds_the_figures_of_measure_parity(good, page):
     worst = max(row.k for row in report.rows)
     assert f"{figure_text(worst)} of 4 allowed" in page.one("section", id="verdict").text
     assert f"its error is at most {times_text(worst)} times PyTorch's own" in page.one("section", id="verdict").text
+
+
+def test_each_output_is_shown_at_its_worst_and_many_rows_are_folded(good, page):
+    section = page.one("section", id="parity")
+    worst = rows_of(section.one("div", aria_label="The worst comparison of each output").one("table"))
+    assert [row["output"].text for row in worst] == ["y", "h_out", "c_out"]
+    for row in worst:
+        of_output = [one for one in good.parity.rows if one.output == row["output"].text]
+        highest = max(of_output, key=lambda one: max(one.k / 4, one.k999 / 8))
+        assert row["k"].text.strip() == figure_text(highest.k)
+        assert row["comparisons"].text == "6"
+    every = next(one for one in section.all("details") if one.children[0].text == "All 18 comparisons")
+    assert "open" in every.attributes
+    many = good.parity.rows * 2
+    folded = parsed(page_html(good._replace(parity=msgspec.structs.replace(good.parity, rows=many))))
+    assert "open" not in next(one for one in folded.all("details") if one.children[0].text == "All 36 comparisons").attributes
+    many = (*many, msgspec.structs.replace(many[0], verdict="fail", k=9.0))
+    shown = parsed(page_html(good._replace(parity=msgspec.structs.replace(good.parity, rows=many))))
+    assert "open" in next(one for one in shown.all("details") if one.children[0].text == "All 37 comparisons").attributes
+    worst = rows_of(shown.one("div", aria_label="The worst comparison of each output").one("table"))
+    assert (worst[0]["verdict"].text, worst[0]["k"].text.strip()) == ("✗ fail", "9.00")
 
 
 def test_errors_are_those_that_k_is_made_of(good):
@@ -302,30 +312,3 @@ def test_a_page_is_written_whole_or_not_at_all(good, folder):
 
 def test_the_bundle_of_a_report_is_the_one_it_was_made_of(good):
     assert good.parity.sha256 == open_bundle(good.bundle.path).sha256
-
-
-def test_bars_cross_the_gate_where_the_figure_does():
-    for value, kind in ((3.9, "within"), (4.1, "over"), (1e9, "over"), (1e-9, "within")):
-        bar = next(one for one in parsed(ratio_bar(value, 4)).all("rect") if one.attributes["class"] != "track")
-        assert bar.attributes["class"] == kind
-        assert (float(bar.attributes["width"]) > 50) == (kind == "over")
-        assert 0 <= float(bar.attributes["width"]) <= 100
-    assert [one.attributes["class"] for one in parsed(ratio_bar(0, 4)).all("rect")] == ["track"]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0"), (0.9638, "0.964"), (1.9999, "2.00"), (9.999, "10.0"), (12.34, "12.3"), (1234.5, "1,234"), (123456, "1.2 × 10⁵"),
-     (1.74e-7, "1.7 × 10⁻⁷"),
-     (float("inf"), "∞"), (float("nan"), "–")],
-)  # fmt: skip
-def test_figures_read_as_people_write_them(value, text):
-    assert figure_text(value) == text
-
-
-def test_scales_keep_values_inside_and_have_ticks():
-    for scale in (linear_scale(23, 0, 100), log_scale([1e-7, 3e-6, 0.0], 0, 100), close_log_scale([1000, 1200], 0, 100)):
-        assert 2 <= len(scale.ticks) <= 7
-        assert all(0 <= scale(value) <= 100 for value in (*scale.ticks, 0.0, 1e99))
-        assert list(map(scale, scale.ticks)) == sorted(map(scale, scale.ticks))
-    assert log_scale([1e-5, 1e-3], 0, 100)(1e-4) == pytest.approx(50)

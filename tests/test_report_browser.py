@@ -61,7 +61,7 @@ def pages(folder):
     }
     made = {}
     for kind, (model, options) in models.items():
-        report = reported(model, folder, **options)
+        report = reported(model, folder, seconds=0.01, **options)
         if kind == "good":
             report = report._replace(model=read_model(scan_model()))
         made[kind] = write_page(report, folder / f"{kind}.html")
@@ -90,6 +90,8 @@ def test_it_fits_any_width_with_everything_unfolded(kind, view, pages, browser):
     browser.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     width, sight = browser.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width == sight == VIEWS[view].get("width", 1200)
+    tall = "[...document.querySelectorAll('th, td')].filter((one) => one.getBoundingClientRect().height > 150)"
+    assert browser.evaluate(f"{tall}.map((one) => one.textContent)") == []
     small = "[...document.querySelectorAll('.chart text')].filter((one) => one.getBoundingClientRect().height < 9).length"
     assert browser.evaluate(small) == 0
     outside = """[...document.querySelectorAll('svg[role=img] text')].filter((one) => {

@@ -36,9 +36,9 @@ def scrolled(content: Child, label: str, *, panel: bool = False) -> Html:
     return element("div", content, class_="scroll panel" if panel else "scroll", tabindex=0, role="region", aria_label=label)
 
 
-def details(summary: str, *content: Child) -> Html:
-    """Folded until asked for."""
-    return element("details", element("summary", summary), *content)
+def details(summary: str, *content: Child, unfolded: bool = False) -> Html:
+    """Folded until asked for, unless it starts unfolded."""
+    return element("details", element("summary", summary), *content, open=unfolded)
 
 
 def facts(rows: Iterable[tuple[str, Child]]) -> Html:

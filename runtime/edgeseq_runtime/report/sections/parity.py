@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
+from edgeseq_runtime.bundle import Gate
 from edgeseq_runtime.interface import size_text
 from edgeseq_runtime.parity import ParityRow
 from edgeseq_runtime.report.charts import ratio_bar
 from edgeseq_runtime.report.markup import Child, Html, element, joined
 from edgeseq_runtime.report.measured import Report
 from edgeseq_runtime.report.scales import figure_text
-from edgeseq_runtime.report.tables import table
+from edgeseq_runtime.report.tables import details, table
 
 SYMBOLS = {"pass": "✓", "fail": "✗", "skip": "–"}
 SHOWN = 8  # reasons of one kind
+FEW = 24  # comparisons that are in sight at once
 WORDS = {"fail": "failed", "skip": "not compared", "pass": "passed with a remark"}
 
 
@@ -31,7 +33,10 @@ def section(report: Report) -> Html:
             "whose scale is logarithmic, from a hundredth of the gate to a hundred times it.",
         ]
     )
-    return joined([element("p", text), _remarks(report.parity.rows), _table(report)])
+    rows = report.parity.rows
+    unfolded = len(rows) <= FEW or any(row.verdict == "fail" for row in rows)
+    every = details(f"All {len(rows)} comparisons", _table(report), unfolded=unfolded)
+    return joined([element("p", text), _remarks(rows), _worst(report), every])
 
 
 def _remarks(rows: tuple[ParityRow, ...]) -> Html | None:
@@ -55,6 +60,25 @@ def _where(rows: list[ParityRow]) -> Html:
     outputs = [element("bdi", name) for name in dict.fromkeys(row.output for row in rows)]
     first = f", at {size_text(rows[0].sizes)}" + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
     return joined([outputs[0], [[", ", output] for output in outputs[1:]], f" ({rows[0].mode}{first})"])
+
+
+def _worst(report: Report) -> Html:
+    """The worst comparison of each output."""
+    by_output: dict[str, list[ParityRow]] = defaultdict(list)
+    for row in report.parity.rows:
+        by_output[row.output].append(row)
+    gate = report.parity.gate
+    found = [max(rows, key=lambda row: _severity(row, gate)) for rows in by_output.values()]
+    cells = [
+        (*_cells(row, gate.k, gate.k999)[:4], f"{row.mode}, {size_text(row.sizes)}", len(by_output[row.output])) for row in found
+    ]
+    columns = ("output", "verdict", "k", "k999", "at", "comparisons")
+    return table("The worst comparison of each output", columns, cells, figures=("k", "k999", "comparisons"))
+
+
+def _severity(row: ParityRow, gate: Gate) -> tuple[int, float]:
+    """Failures above passes above what was not compared; among them, by distance from the gate."""
+    return ("skip", "pass", "fail").index(row.verdict), max(row.k / gate.k, row.k999 / gate.k999)
 
 
 def _table(report: Report) -> Html:
