@@ -61,9 +61,17 @@ def test_it_holds_no_pytorch_and_no_onnx(board):
 
 def test_it_proves_and_streams_a_bundle(board):
     assert "PASS" in run("venv/bin/edgeseq", "parity", "model.edgeseq", cwd=board)
+    assert "PASS: 1 pass" in run("venv/bin/edgeseq", "parity", ".", "--junit", "parity.xml", cwd=board)
+    run("venv/bin/edgeseq", "parity", "model.edgeseq", "--record", "board.json", cwd=board)
+    assert "1 pass, 0 fail, 0 changed" in run("venv/bin/edgeseq", "records", "board.json", cwd=board)
     stream = "import numpy as np, edgeseq_runtime as e; s = e.load('model.edgeseq').stream(); "
     stream += "print([s.step({'x': np.ones((n, 1, 6), 'float32')})['y'].shape for n in (1, 3)])"
     assert run("venv/bin/python", "-c", stream, cwd=board).strip() == "[(1, 1, 8), (3, 1, 8)]"
+
+
+def test_it_brings_a_pytest_plugin_that_needs_nothing_more_than_pytest(board):
+    run("venv/bin/python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", "pytest", cwd=board)
+    assert " passed" in run("venv/bin/pytest", "-p", "no:cacheprovider", "model.edgeseq", cwd=board)
 
 
 def test_export_says_which_extra_brings_it(board):

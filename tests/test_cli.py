@@ -60,11 +60,11 @@ def program(*arguments, **environment):
 def test_version_and_help():
     assert edgeseq("--version").stdout == f"edgeseq {version('edgeseq')}\n"
     listed = edgeseq("--help").stdout
-    for command in ("inspect", "devices", "plan", "run", "parity", "bench", "export", "train"):
+    for command in ("inspect", "devices", "plan", "run", "parity", "records", "bench", "export", "train"):
         assert f"  {command} " in listed
 
 
-@pytest.mark.parametrize("command", ["inspect", "devices", "plan", "run", "parity", "bench"])
+@pytest.mark.parametrize("command", ["inspect", "devices", "plan", "run", "parity", "records", "bench"])
 def test_every_command_has_help(command):
     assert "--debug" in edgeseq(command, "--help").stdout
 

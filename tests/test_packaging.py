@@ -72,7 +72,7 @@ def test_the_wheel_holds_every_module_and_every_profile(wheel):
     inside = set(wheel.namelist())
     for name, folder in packages_on_disk().items():
         for file in (ROOT / folder).iterdir():
-            if file.suffix in (".py", ".toml") or file.name == "py.typed":
+            if file.suffix in (".py", ".toml", ".css", ".js") or file.name == "py.typed":
                 assert f"{name.replace('.', '/')}/{file.name}" in inside
     assert not [name for name in inside if name.startswith(("tests/", "export/", "recipes/", "runtime/", "devices/", "examples/"))]
 
@@ -80,6 +80,7 @@ def test_the_wheel_holds_every_module_and_every_profile(wheel):
 def test_the_wheel_brings_the_program_and_keeps_pytorch_out(wheel):
     text = {Path(name).name: wheel.read(name).decode() for name in wheel.namelist() if ".dist-info/" in name}
     assert "edgeseq = edgeseq_runtime.cli.main:main" in text["entry_points.txt"]
+    assert "edgeseq = edgeseq_runtime.pytest_plugin" in text["entry_points.txt"]
     assert "export = edgeseq_export.command:main" in text["entry_points.txt"]
     assert "train = edgeseq_recipes.command:main" in text["entry_points.txt"]
     assert "pytorch = edgeseq_export.bench_peer:load_pytorch" in text["entry_points.txt"]

@@ -94,3 +94,20 @@ def test_without_an_exporter_the_pytorch_bench_says_which_extra_brings_it(tmp_pa
     done = run_python(f"from edgeseq_runtime.cli.main import app\napp(['bench', {str(path)!r}, '--torch', 'a:b'])")
     assert done.returncode == 2
     assert 'pip install "edgeseq[export]"' in done.stderr
+
+
+def test_names_of_the_package_are_imported_when_they_are_used():
+    done = run_python("""
+import edgeseq_runtime
+print(*sorted(name for name in sys.modules if name.startswith(("edgeseq", "numpy"))))
+assert set(edgeseq_runtime.__all__) <= set(dir(edgeseq_runtime))
+from edgeseq_runtime import *
+assert load is edgeseq_runtime.load and load.__module__ == "edgeseq_runtime.session"
+assert issubclass(errors.UsageError, errors.EdgeseqError)
+try:
+    edgeseq_runtime.lode
+except AttributeError as error:
+    print(error)
+""")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["edgeseq_runtime", "module 'edgeseq_runtime' has no attribute 'lode'"]

@@ -33,6 +33,7 @@ ROUNDS = 20
 Arrays = dict[str, Array]
 Peer = Callable[[Arrays], Arrays]  # every input by name, state included -> outputs by name
 Progress = Callable[[int, int], None]  # (rounds done, rounds in all)
+Observer = Callable[[str, str, Sequence[int]], None]  # (mode, who, nanoseconds of every call)
 
 
 class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +84,7 @@ def measure_bench(
     seconds: float = 1.0,
     peers: Mapping[str, Peer] | None = None,
     progress: Progress = lambda done, total: None,
+    observe: Observer = lambda mode, who, nanoseconds: None,
 ) -> BenchReport:
     """Time a step (where there is state) and a whole sequence.
 
@@ -96,6 +98,7 @@ def measure_bench(
         seconds: to spend on each candidate in each mode, about.
         peers: what else to time on the same inputs, by name. A step gives it the state that it returned last.
         progress: told after each round.
+        observe: shown the times behind each row.
 
     Raises:
         UsageError: no such file or precision, or less than one step, sequence or microsecond.
@@ -109,6 +112,8 @@ def measure_bench(
     rows: list[BenchRow] = []
     for index, mode in enumerate(modes):
         timed = _interleaved(mode.calls, seconds, partial(_report_round, progress, index * ROUNDS, total))
+        for who, nanoseconds in timed.items():
+            observe(mode.name, who, nanoseconds)
         rows += _bench_rows(mode, batch, timed)
     return BenchReport(
         path=str(path),

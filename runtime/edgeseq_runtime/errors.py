@@ -5,7 +5,7 @@
     +-- InputError            arrays that do not fit the model: name, dtype, rank or size
     +-- BundleError           a .edgeseq file that can't be trusted or read
     |   +-- TruncatedBundle, UnknownFormat, MissingMember, HashMismatch, UnsafeMember, OversizedMember, BadManifest,
-    |       BadReference
+    |       BadReference, BadModel
     +-- DeviceError           a device profile that does not exist or does not parse
     +-- ProviderError         a backend or execution provider that was asked for and is not there
     +-- StreamError           a stream that can't be made, or was used wrongly
@@ -71,6 +71,10 @@ class BadManifest(BundleError):
 
 class BadReference(BundleError):
     """The reference values are missing, misshapen, or hold NaN or infinity."""
+
+
+class BadModel(BundleError):
+    """The ONNX model is cut short, damaged, or nested beyond reason."""
 
 
 class DeviceError(EdgeseqError):

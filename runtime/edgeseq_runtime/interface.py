@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import numpy as np
@@ -83,6 +83,11 @@ def interface_of(manifest: Manifest) -> Interface:
 def named_axes(specs: Iterable[TensorSpec]) -> tuple[str, ...]:
     """The names of axes that vary, each once, in order of appearance."""
     return tuple(dict.fromkeys(size for spec in specs for size in spec.shape if isinstance(size, str)))
+
+
+def size_text(sizes: Mapping[str, int]) -> str:
+    """Axis sizes, time first."""
+    return " ".join(f"{axis}={sizes[axis]}" for axis in sorted(sizes, reverse=True))
 
 
 def shape_at(spec: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...] | None:

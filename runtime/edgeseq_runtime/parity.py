@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from os import PathLike
@@ -22,8 +23,9 @@ from edgeseq_runtime.bundle import Bundle, CaseArrays, Gate, judge, open_bundle
 from edgeseq_runtime.chunks import cut, run_in_chunks
 from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import EdgeseqError, StreamError, UsageError
-from edgeseq_runtime.interface import BATCH, TIME, Interface
+from edgeseq_runtime.interface import TIME, Interface
 from edgeseq_runtime.plan import make_plan
+from edgeseq_runtime.sequences import Sequence, sequences_of
 from edgeseq_runtime.session import Session, open_session
 from edgeseq_runtime.stream import Stream
 from edgeseq_runtime.tensors import TensorSpec
@@ -46,6 +48,7 @@ class ParityRow(msgspec.Struct, frozen=True, kw_only=True):
     k: float = math.inf
     k999: float = math.inf
     max_abs: float = math.inf
+    seconds: float = 0.0  # to compute and judge it; what several outputs took together is shared out evenly
 
 
 class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +66,18 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     provenance: dict[str, str]
     rows: tuple[ParityRow, ...]
 
+    def count(self, verdict: str) -> int:
+        """Rows with this verdict."""
+        return sum(row.verdict == verdict for row in self.rows)
+
+    def worst(self, figure: str) -> float:
+        """The largest `k` or `k999` of the rows that were gated; infinite where one has none, NaN where none was gated."""
+        return max((getattr(row, figure) for row in self.rows if row.verdict != "skip"), default=math.nan)
+
     @property
     def passed(self) -> bool:
         """Whether something was gated, and nothing failed."""
-        verdicts = {row.verdict for row in self.rows}
-        return "pass" in verdicts and "fail" not in verdicts
+        return self.count("pass") > 0 and not self.count("fail")
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; an infinite or undefined ratio is null."""
@@ -86,6 +96,7 @@ class Piece(NamedTuple):
 
 
 Pieces = dict[str, list[Piece]]  # by output
+Observer = Callable[[TensorSpec, str, CaseArrays, list[Piece]], None]  # (output, mode, case, everything computed for it)
 
 
 def measure_parity(
@@ -95,7 +106,9 @@ def measure_parity(
     precision: str = "fp32",
     threads: int | None = None,
     session: Session | None = None,
+    at: Mapping[str, int] | None = None,
     progress: Progress = lambda done, total: None,
+    observe: Observer = lambda spec, mode, case, pieces: None,
 ) -> ParityReport:
     """Compare every output with the bundle's reference at every case.
 
@@ -105,10 +118,12 @@ def measure_parity(
         precision: one that the bundle holds; it has gates of its own.
         threads: how many share one operator.
         session: measure this one instead of opening the bundle with the three options above.
+        at: the sizes of the one reference case to compare; every case unless said.
         progress: told after each draw.
+        observe: shown the arrays behind each row that could be computed; they are let go after that.
 
     Raises:
-        UsageError: no such file or precision, no reference values, or a model that the backend can't load.
+        UsageError: no such file, precision or sizes, no reference values, or a model that the backend can't load.
         BundleError: the bundle can't be trusted or read.
         ProviderError: the device's backend or provider is not there.
     """
@@ -117,22 +132,33 @@ def measure_parity(
     bundle = open_bundle(path)
     if session is None:
         session = open_session(bundle, make_plan(bundle, device, precision=precision, threads=threads))
-    cases = bundle.reference()
-    if not cases:
-        raise UsageError(f"{path} holds no reference values, so nothing can be proved; export it again")
+    cases = _cases(bundle, at)
     gate = bundle.manifest.tolerances[session.plan.precision]
-    return _report(bundle, session, gate, tuple(_rows(session, cases, gate, _Counter(cases, session, progress))))
+    return _report(bundle, session, gate, tuple(_rows(session, cases, gate, _Audience(cases, session, progress, observe))))
 
 
-class _Counter:
-    """Counts draws, over all cases and modes."""
+def _cases(bundle: Bundle, at: Mapping[str, int] | None) -> tuple[CaseArrays, ...]:
+    cases = bundle.reference()
+    chosen = tuple(case for case in cases if at is None or case.case.sizes == at)
+    if not chosen:
+        found = (
+            f" at {at}; it has: {[case.case.sizes for case in cases]}" if cases else ", so nothing can be proved; export it again"
+        )
+        raise UsageError(f"{bundle.path} holds no reference values{found}")
+    return chosen
 
-    def __init__(self, cases: tuple[CaseArrays, ...], session: Session, progress: Progress) -> None:
+
+class _Audience:
+    """Who is told what has been computed: how many draws, over all cases and modes, and what they gave."""
+
+    def __init__(self, cases: tuple[CaseArrays, ...], session: Session, progress: Progress, observe: Observer) -> None:
+        self.observe = observe
         self._progress = progress
         self._total = sum(case.case.draws for case in cases) * (2 if session.state else 1)
         self._done = 0
 
-    def __call__(self) -> None:
+    def count(self) -> None:
+        """One more draw is done."""
         self._done += 1
         self._progress(self._done, self._total)
 
@@ -164,30 +190,39 @@ def installed_versions(session: Session) -> dict[str, str]:
     }
 
 
-def _rows(session: Session, cases: tuple[CaseArrays, ...], gate: Gate, count: Callable[[], None]) -> Iterator[ParityRow]:
+def _rows(session: Session, cases: tuple[CaseArrays, ...], gate: Gate, audience: _Audience) -> Iterator[ParityRow]:
     for case in cases:
-        yield from _whole_rows(session, case, gate, count)
+        yield from _timed(_whole_rows(session, case, gate, audience))
         if session.state:
-            yield from _stream_rows(session, case, gate, count)
+            yield from _timed(_stream_rows(session, case, gate, audience))
 
 
-def _whole_rows(session: Session, case: CaseArrays, gate: Gate, count: Callable[[], None]) -> Iterator[ParityRow]:
+def _timed(rows: Iterator[ParityRow]) -> Iterator[ParityRow]:
+    """The rows of one case and mode, each with its share of what they took."""
+    start = time.perf_counter()
+    made = list(rows)
+    seconds = (time.perf_counter() - start) / max(len(made), 1)
+    return (msgspec.structs.replace(row, seconds=seconds) for row in made)
+
+
+def _whole_rows(session: Session, case: CaseArrays, gate: Gate, audience: _Audience) -> Iterator[ParityRow]:
     pieces: Pieces = {spec.name: [] for spec in session.outputs}
     try:
         for draw in range(case.case.draws):
             outputs = session.run(case.draw_inputs(draw))
             for name, got in outputs.items():
                 pieces[name].append(Piece(got, case.float32[name][draw], case.float64[name][draw]))
-            count()
+            audience.count()
     except EdgeseqError as error:
         for spec in session.outputs:
             yield _failed(spec, "whole", case, str(error))
         return
     for spec in session.outputs:
+        audience.observe(spec, "whole", case, pieces[spec.name])
         yield _row(session.interface, spec, "whole", case, pieces[spec.name], gate)
 
 
-def _stream_rows(session: Session, case: CaseArrays, gate: Gate, count: Callable[[], None]) -> Iterator[ParityRow]:
+def _stream_rows(session: Session, case: CaseArrays, gate: Gate, audience: _Audience) -> Iterator[ParityRow]:
     """Rows for the outputs that can be put together from chunks: those with the time axis, and the state."""
     interface = session.interface
     specs = [spec for spec in interface.outputs if _streams(interface, spec)]
@@ -203,19 +238,16 @@ def _stream_rows(session: Session, case: CaseArrays, gate: Gate, count: Callable
     pieces: Pieces = {spec.name: [] for spec in specs}
     try:
         for draw in range(case.case.draws):
-            for sequence in _sequences(interface, case, draw):
+            for sequence in sequences_of(interface, case, draw):
                 for name, piece in _streamed(session, sequence).items():
                     pieces[name].append(piece)
-            count()
-    except StreamError as error:
-        for spec in specs:
-            yield _failed(spec, "stream", case, str(error), verdict="skip")
-        return
+            audience.count()
     except EdgeseqError as error:
-        for spec in specs:
-            yield _failed(spec, "stream", case, str(error))
+        verdict = "skip" if isinstance(error, StreamError) else "fail"
+        yield from (_failed(spec, "stream", case, str(error), verdict) for spec in specs)
         return
     for spec in specs:
+        audience.observe(spec, "stream", case, pieces[spec.name])
         yield _row(interface, spec, "stream", case, pieces[spec.name], gate)
 
 
@@ -223,40 +255,7 @@ def _streams(interface: Interface, spec: TensorSpec) -> bool:
     return spec.name in interface.state.values() or interface.time_position(spec) is not None
 
 
-class _Sequence(NamedTuple):
-    """Inputs of one size and length, and what PyTorch computed for them."""
-
-    inputs: dict[str, Array]
-    torch32: dict[str, Array]
-    float64: dict[str, Array]
-    seed: int
-
-
-def _sequences(interface: Interface, case: CaseArrays, draw: int) -> Iterator[_Sequence]:
-    """One draw as it is, or, where its sequences have lengths of their own, one by one and cut to them."""
-    inputs = case.draw_inputs(draw)
-    torch32, float64 = ({name: array[draw] for name, array in kind.items()} for kind in (case.float32, case.float64))
-    if not interface.step_lengths:
-        yield _Sequence(inputs, torch32, float64, draw)
-        return
-    lengths = inputs[next(iter(interface.step_lengths))]
-    for b, steps in enumerate(lengths.tolist()):
-        yield _Sequence(
-            {spec.name: _one_of(interface, spec, inputs[spec.name], b, steps) for spec in interface.inputs},
-            {spec.name: _one_of(interface, spec, torch32[spec.name], b, steps) for spec in interface.outputs},
-            {spec.name: _one_of(interface, spec, float64[spec.name], b, steps) for spec in interface.outputs},
-            draw,
-        )
-
-
-def _one_of(interface: Interface, spec: TensorSpec, array: Array, b: int, steps: int) -> Array:
-    if BATCH in spec.shape:
-        array = cut(array, spec.shape.index(BATCH), b, b + 1)
-    at = interface.time_position(spec)
-    return array if at is None else cut(array, at, 0, steps)
-
-
-def _streamed(session: Session, sequence: _Sequence) -> dict[str, Piece]:
+def _streamed(session: Session, sequence: Sequence) -> dict[str, Piece]:
     interface = session.interface
     state = {name: sequence.inputs[name] for name in interface.state}
     data = {name: array for name, array in sequence.inputs.items() if name not in {*state, *interface.step_lengths}}
@@ -296,9 +295,9 @@ def _row(interface: Interface, spec: TensorSpec, mode: str, case: CaseArrays, pi
         return _failed(spec, mode, case, f"chaotic after {horizon} steps, and has no time axis to cut", verdict="skip")
     scope = ""
     if horizon is not None and at is not None:
-        pieces = [Piece(*(cut(array, at, 0, horizon) for array in piece)) for piece in pieces]
+        pieces = within_horizon(pieces, at, horizon)
         scope = f"first {horizon} steps; the rest is chaotic"
-    got, torch32, float64 = (_pooled(arrays) for arrays in zip(*pieces, strict=True))
+    got, torch32, float64 = (np.concatenate([array.reshape(-1) for array in arrays]) for arrays in zip(*pieces, strict=True))
     verdict = judge(got, torch32, float64, gate)
     return ParityRow(
         output=spec.name,
@@ -311,15 +310,16 @@ def _row(interface: Interface, spec: TensorSpec, mode: str, case: CaseArrays, pi
     )
 
 
+def within_horizon(pieces: list[Piece], time_axis: int, horizon: int) -> list[Piece]:
+    """What is gated of each: the leading steps, before the recurrence is chaotic."""
+    return [Piece(*(cut(array, time_axis, 0, horizon) for array in piece)) for piece in pieces]
+
+
 def _misfit(spec: TensorSpec, piece: Piece) -> str:
     """What is wrong with an output before any number is compared; empty if nothing."""
     if piece.got.shape != piece.float64.shape:
         return f"shape {piece.got.shape}, PyTorch's is {piece.float64.shape}"
     return "" if piece.got.dtype == spec.dtype else f"dtype {piece.got.dtype}, declared {spec.dtype}"
-
-
-def _pooled(arrays: tuple[Array, ...]) -> Array:
-    return np.concatenate([array.reshape(-1) for array in arrays])
 
 
 def _failed(spec: TensorSpec, mode: str, case: CaseArrays, reason: str, verdict: str = "fail") -> ParityRow:

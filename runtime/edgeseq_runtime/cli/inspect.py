@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from edgeseq_runtime.bundle import Bundle, Generation, TextInput, open_bundle
 from edgeseq_runtime.cli.options import DebugOption, JsonOption, ModelArgument
 from edgeseq_runtime.console import OUT, pairs, table
-from edgeseq_runtime.interface import Interface, interface_of
+from edgeseq_runtime.interface import Interface, interface_of, size_text
 from edgeseq_runtime.session import load
 
 
@@ -108,8 +108,3 @@ def _role(interface: Interface, name: str) -> str:
 def shape_text(shape: tuple[int | str, ...]) -> str:
     """A shape in brackets."""
     return f"[{', '.join(map(str, shape))}]"
-
-
-def size_text(sizes: dict[str, int]) -> str:
-    """Axis sizes, time first."""
-    return " ".join(f"{axis}={sizes[axis]}" for axis in sorted(sizes, reverse=True))

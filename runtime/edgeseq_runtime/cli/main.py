@@ -19,6 +19,8 @@ from edgeseq_runtime.cli.options import DEBUG, DebugOption
 from edgeseq_runtime.cli.parity import parity_command
 from edgeseq_runtime.cli.plan import plan_command
 from edgeseq_runtime.cli.plugins import add_plugin_commands
+from edgeseq_runtime.cli.records import records_command
+from edgeseq_runtime.cli.report import report_command
 from edgeseq_runtime.cli.run import run_command
 from edgeseq_runtime.console import ERR
 from edgeseq_runtime.errors import EdgeseqError
@@ -64,7 +66,9 @@ for name, command in (
     ("plan", plan_command),
     ("run", run_command),
     ("parity", parity_command),
+    ("records", records_command),
     ("bench", bench_command),
+    ("report", report_command),
 ):
     app.command(name)(command)
 add_plugin_commands(app)

@@ -1,46 +1,93 @@
-"""`edgeseq parity`: does the model compute here what PyTorch computes?"""
+"""`edgeseq parity`: do models compute here what PyTorch computes?"""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from edgeseq_runtime.cli.inspect import shape_text, size_text
-from edgeseq_runtime.cli.options import (
-    BundleArgument,
-    DebugOption,
-    DeviceOption,
-    JsonOption,
-    PrecisionOption,
-    ThreadsOption,
-)
+from edgeseq_runtime.cli.files import write_file
+from edgeseq_runtime.cli.inspect import shape_text
+from edgeseq_runtime.cli.options import DebugOption, JsonOption, PrecisionOption, ThreadsOption
+from edgeseq_runtime.cli.suite import measure_suite, print_suite
 from edgeseq_runtime.console import OUT, pairs, progress, table
+from edgeseq_runtime.device import load_device
+from edgeseq_runtime.errors import EdgeseqError, UsageError
+from edgeseq_runtime.interface import size_text
 from edgeseq_runtime.parity import ParityReport, ParityRow, measure_parity
+from edgeseq_runtime.suite import Job, Outcome, exit_code, failed, junit_xml, row_text
+from edgeseq_runtime.suite.record import record_bytes
 
 FIGURES = ("k", "k999", "max abs")
 
+BundlesArgument = Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help=".edgeseq bundles, or folders of them.")]
+DevicesOption = Annotated[
+    list[str] | None, typer.Option("--device", help="A device's name, or a path to a profile (.toml); may be repeated. [auto]")
+]
+JobsOption = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Bundles at a time; the cores if left out.")]
+RecordOption = Annotated[
+    Path | None, typer.Option("--record", metavar="FILE", help="Write a record of this run, for edgeseq records; one bundle only.")
+]
+JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML, too.")]
+
 
 def parity_command(
-    bundle: BundleArgument,
-    device: DeviceOption = "auto",
+    bundles: BundlesArgument,
+    device: DevicesOption = None,
     precision: PrecisionOption = "fp32",
     threads: ThreadsOption = None,
+    jobs: JobsOption = None,
     as_json: JsonOption = False,
+    junit: JunitOption = None,
+    record: RecordOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Compare every output with the bundle's PyTorch reference; exit 1 if one is too far off.
 
     k is the rms error against float64 in units of PyTorch's own float32 error, k999 the same at the 99.9th percentile.
+
+    Exits with 2 where a bundle could not be measured, whatever the others gave.
     """
-    with progress("parity") as report_progress:
-        report = measure_parity(bundle, device=device, precision=precision, threads=threads, progress=report_progress)
+    devices = device or ["auto"]
+    if len(bundles) == 1 and len(devices) == 1 and not bundles[0].is_dir():
+        outcomes = _measure_one(Job(str(bundles[0]), devices[0], precision, threads), as_json, junit)
+    elif record is not None:
+        raise UsageError("--record is of one bundle on one device; more were named: measure them one by one")
+    else:
+        outcomes = measure_suite(bundles, devices, precision, threads, jobs)
+        print_suite(outcomes, as_json=as_json)
+    _write_junit(junit, outcomes)
+    if record is not None and (report := outcomes[0].report):
+        write_file(record, record_bytes(report, load_device(devices[0])))
+    if code := exit_code(outcomes):
+        raise typer.Exit(code)
+
+
+def _measure_one(job: Job, as_json: bool, junit: Path | None) -> tuple[Outcome, ...]:
+    start = time.perf_counter()
+    try:
+        with progress("parity") as report_progress:
+            report = measure_parity(
+                job.path, device=job.device, precision=job.precision, threads=job.threads, progress=report_progress
+            )
+    except EdgeseqError as error:
+        _write_junit(junit, (failed(job, error, time.perf_counter() - start),))
+        raise
+    seconds = time.perf_counter() - start
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
     else:
         _print(report)
-    if not report.passed:
-        raise typer.Exit(1)
+    return (Outcome(job=job, seconds=seconds, report=report),)
+
+
+def _write_junit(path: Path | None, outcomes: Sequence[Outcome]) -> None:
+    if path is not None:
+        write_file(path, junit_xml(outcomes))
 
 
 def _print(report: ParityReport) -> None:
@@ -59,10 +106,10 @@ def _print(report: ParityReport) -> None:
     OUT.print(table(("output", "mode", "sizes", "shape", *FIGURES, "verdict"), list(map(_cells, report.rows)), right=FIGURES))
     for row in report.rows:
         if row.reason:
-            OUT.print(f"{row.verdict}: {row.output}, {row.mode}, {size_text(row.sizes)}: {row.reason}")
+            OUT.print(row_text(row))
     OUT.print()
-    counts = {verdict: sum(row.verdict == verdict for row in report.rows) for verdict in ("pass", "fail", "skip")}
-    OUT.print(f"{'PASS' if report.passed else 'FAIL'}: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    counts = ", ".join(f"{report.count(verdict)} {verdict}" for verdict in ("pass", "fail", "skip"))
+    OUT.print(f"{'PASS' if report.passed else 'FAIL'}: {counts}")
 
 
 def _cells(row: ParityRow) -> tuple[str, ...]:

@@ -1,0 +1,299 @@
+"""The parts of an ONNX model that a drawing needs, read from its bytes without the `onnx` package.
+
+Field numbers are those of onnx.proto. Tensors' data is stepped over, never copied: a model of a gigabyte is read as fast as its
+nodes. Nothing is trusted: every length is checked against the bytes that are there, and graphs nest to a limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from edgeseq_runtime.errors import BadModel
+
+MAX_DEPTH = 16  # of graphs within graphs
+MAX_VARINT = 10  # bytes
+ELEMENT_TYPES = (
+    "undefined", "float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "float64",
+    "uint32", "uint64", "complex64", "complex128", "bfloat16",
+)  # fmt: skip
+
+Value = int | memoryview
+
+
+class Tensor(NamedTuple):
+    """A constant: what it is, not what it holds."""
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many elements."""
+        size = 1
+        for dim in self.dims:
+            size *= dim
+        return size
+
+
+class ValueInfo(NamedTuple):
+    """A graph's input or output. `shape` is None where it is not declared; a size without a value or name is `?`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...] | None
+
+
+class Node(NamedTuple):
+    """One node, with the attributes that are integers or text, its constants and its subgraphs."""
+
+    op: str
+    domain: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    integers: dict[str, tuple[int, ...]]
+    texts: dict[str, str]
+    tensors: dict[str, Tensor]
+    graphs: dict[str, Graph]
+
+
+class Graph(NamedTuple):
+    """A graph, or the body of a node."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    inputs: tuple[ValueInfo, ...]
+    outputs: tuple[ValueInfo, ...]
+    tensors: dict[str, Tensor]
+
+
+class Model(NamedTuple):
+    """A model."""
+
+    ir_version: int
+    opsets: dict[str, int]  # domain -> version; the standard one is ""
+    producer: str
+    graph: Graph
+
+
+def read_model(data: bytes) -> Model:
+    """The model in the bytes of an `.onnx` file.
+
+    Raises:
+        BadModel: the bytes are no model, are cut short, or nest too deep.
+    """
+    ir_version, producer, graph = 0, "", None
+    opsets: dict[str, int] = {}
+    for number, value in _fields(memoryview(data), "model"):
+        if number == 1:
+            ir_version = _integer(value, "model")
+        elif number == 2:
+            producer = _text(value, "model")
+        elif number == 7:
+            graph = _graph(_bytes(value, "graph"), 0)
+        elif number == 8:
+            domain, version = _opset(_bytes(value, "opset"))
+            opsets[domain] = version
+    if graph is None:
+        raise BadModel(f"these {len(data)} bytes are no ONNX model: they hold no graph; export the model again")
+    return Model(ir_version, opsets, producer, graph)
+
+
+def _opset(data: memoryview) -> tuple[str, int]:
+    domain, version = "", 0
+    for number, value in _fields(data, "opset"):
+        if number == 1:
+            domain = _text(value, "opset")
+        elif number == 2:
+            version = _integer(value, "opset")
+    return domain, version
+
+
+def _graph(data: memoryview, depth: int) -> Graph:
+    if depth > MAX_DEPTH:
+        raise BadModel(f"the ONNX model nests graphs deeper than {MAX_DEPTH}; this release reads no such model")
+    name = ""
+    nodes: list[Node] = []
+    inputs: list[ValueInfo] = []
+    outputs: list[ValueInfo] = []
+    tensors: dict[str, Tensor] = {}
+    for number, value in _fields(data, "graph"):
+        if number == 1:
+            nodes.append(_node(_bytes(value, "node"), depth))
+        elif number == 2:
+            name = _text(value, "graph")
+        elif number == 5:
+            tensor = _tensor(_bytes(value, "tensor"))
+            tensors[tensor.name] = tensor
+        elif number == 11:
+            inputs.append(_value_info(_bytes(value, "input")))
+        elif number == 12:
+            outputs.append(_value_info(_bytes(value, "output")))
+    # Models of IR 3 list their constants among the inputs too.
+    return Graph(name, tuple(nodes), tuple(one for one in inputs if one.name not in tensors), tuple(outputs), tensors)
+
+
+def _node(data: memoryview, depth: int) -> Node:
+    inputs: list[str] = []
+    outputs: list[str] = []
+    words = {3: "", 4: "", 7: ""}
+    node = Node("", "", "", (), (), {}, {}, {}, {})
+    for number, value in _fields(data, "node"):
+        if number == 1:
+            inputs.append(_text(value, "node"))
+        elif number == 2:
+            outputs.append(_text(value, "node"))
+        elif number in words:
+            words[number] = _text(value, "node")
+        elif number == 5:
+            _add_attribute(node, _bytes(value, "attribute"), depth)
+    return node._replace(op=words[4], domain=words[7], name=words[3], inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def _add_attribute(node: Node, data: memoryview, depth: int) -> None:
+    name = ""
+    integers: list[int] = []
+    found = False
+    text: str | None = None
+    graphs: list[Graph] = []
+    tensor: Tensor | None = None
+    for number, value in _fields(data, "attribute"):
+        if number == 1:
+            name = _text(value, "attribute")
+        elif number == 3:
+            integers, found = [_integer(value, "attribute")], True
+        elif number == 4:
+            text = _text(value, "attribute")
+        elif number == 5:
+            tensor = _tensor(_bytes(value, "attribute"))
+        elif number in (6, 11):
+            graphs.append(_graph(_bytes(value, "attribute"), depth + 1))
+        elif number == 8:
+            integers += _integers(value, "attribute")
+            found = True
+    if found:
+        node.integers[name] = tuple(integers)
+    if text is not None:
+        node.texts[name] = text
+    if tensor is not None:
+        node.tensors[name] = tensor
+    for index, graph in enumerate(graphs):
+        node.graphs[name if len(graphs) == 1 else f"{name} {index}"] = graph
+
+
+def _tensor(data: memoryview) -> Tensor:
+    dims: list[int] = []
+    kind, name = 0, ""
+    for number, value in _fields(data, "tensor"):
+        if number == 1:
+            dims += _integers(value, "tensor")
+        elif number == 2:
+            kind = _integer(value, "tensor")
+        elif number == 8:
+            name = _text(value, "tensor")
+    if any(dim < 0 for dim in dims):
+        raise BadModel(f"the ONNX model holds the tensor {name!r} with a negative size {dims}; export the model again")
+    return Tensor(name, _element_type(kind), tuple(dims))
+
+
+def _value_info(data: memoryview) -> ValueInfo:
+    name, dtype = "", ""
+    shape: tuple[int | str, ...] | None = None
+    for number, value in _fields(data, "value"):
+        if number == 1:
+            name = _text(value, "value")
+        elif number == 2:
+            for kind, inner in _fields(_bytes(value, "type"), "type"):
+                if kind == 1:
+                    dtype, shape = _tensor_type(_bytes(inner, "type"))
+    return ValueInfo(name, dtype, shape)
+
+
+def _tensor_type(data: memoryview) -> tuple[str, tuple[int | str, ...] | None]:
+    dtype = ""
+    shape: tuple[int | str, ...] | None = None
+    for number, value in _fields(data, "type"):
+        if number == 1:
+            dtype = _element_type(_integer(value, "type"))
+        elif number == 2:
+            shape = tuple(_dim(_bytes(dim, "shape")) for one, dim in _fields(_bytes(value, "shape"), "shape") if one == 1)
+    return dtype, shape
+
+
+def _dim(data: memoryview) -> int | str:
+    size: int | str = "?"
+    for number, value in _fields(data, "dimension"):
+        if number == 1:
+            size = _integer(value, "dimension")
+        elif number == 2:
+            size = _text(value, "dimension")
+    return size
+
+
+def _element_type(kind: int) -> str:
+    return ELEMENT_TYPES[kind] if 0 <= kind < len(ELEMENT_TYPES) else f"type {kind}"
+
+
+def _fields(data: memoryview, where: str) -> Iterator[tuple[int, Value]]:
+    """Number and value of each field: an integer, or the bytes of anything else."""
+    at, end = 0, len(data)
+    while at < end:
+        key, at = _varint(data, at, where)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(data, at, where)
+            yield key >> 3, value
+            continue
+        if kind == 2:
+            size, at = _varint(data, at, where)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise BadModel(f"the ONNX model is damaged: a field of unknown wire type {kind} in a {where}; export the model again")
+        if size > end - at:
+            raise BadModel(f"the ONNX model is cut short: a {where} claims {size} bytes and {end - at} are left; copy it again")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: memoryview, at: int, where: str) -> tuple[int, int]:
+    value = 0
+    for index, byte in enumerate(data[at : at + MAX_VARINT]):
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value & 0xFFFF_FFFF_FFFF_FFFF, at + index + 1
+    raise BadModel(f"the ONNX model is cut short or damaged: a number in a {where} has no end; copy or export it again")
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _integer(value: Value, where: str) -> int:
+    if not isinstance(value, int):
+        raise BadModel(f"the ONNX model is damaged: a {where} holds bytes where a number belongs; export the model again")
+    return _signed(value)
+
+
+def _integers(value: Value, where: str) -> list[int]:
+    """A repeated number: one of them, or all of them packed."""
+    if isinstance(value, int):
+        return [_signed(value)]
+    found: list[int] = []
+    at = 0
+    while at < len(value):
+        one, at = _varint(value, at, where)
+        found.append(_signed(one))
+    return found
+
+
+def _bytes(value: Value, where: str) -> memoryview:
+    if isinstance(value, int):
+        raise BadModel(f"the ONNX model is damaged: a {where} is a number; export the model again")
+    return value
+
+
+def _text(value: Value, where: str) -> str:
+    return bytes(_bytes(value, where)).decode("utf-8", "replace")
