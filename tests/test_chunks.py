@@ -30,7 +30,25 @@ OTHER_BITS = {
 }
 
 
-@pytest.fixture(scope="module", params=CAUSAL)
+# Others of their kind are tried at every run of the tests.
+LIKE_OTHERS = {
+    *(
+        "GRUCell(reset_after=False)",
+        "LSTMCell(tanh)",
+        "CoupledLSTMCell",
+        "MinimalGatedCell",
+        "ProjectedLSTMCell",
+        "HierarchicalRNN",
+    ),
+    *("DeepTransitionRNN(skip)", "VectorConditionedRNN", "IndependentOutputsRNN", "FixedContextDecoder"),
+    *("CausalConv1d(dilation=2)", "CausalPool1d(mean)"),
+}
+assert LIKE_OTHERS.issubset(CAUSAL)
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) if name in LIKE_OTHERS else name for name in CAUSAL]
+)
 def bundle(request, tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExportNotice)

@@ -39,11 +39,11 @@ COMPUTED = (
 def cases():
     """Name -> test case. The wheel holds no data: importing an operator's module makes its cases."""
     node = import_module("onnx.backend.test.case.node")
-    before = len(node._NodeTestCases)
     for operator in OPERATORS:
         import_module(f"onnx.backend.test.case.node.{operator}")
     # Each operator is there a second time, expanded to what it is made of, only where it is a function; these are none.
-    return {case.name: case for case in node._NodeTestCases[before:]}
+    names = tuple(f"test_{kind}" for kind in (*OPERATORS, "simple_rnn"))
+    return {case.name: case for case in node._NodeTestCases if case.name.startswith(names)}
 
 
 @pytest.fixture

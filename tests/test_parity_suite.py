@@ -348,7 +348,15 @@ def running(tmp_path):
     for number in range(1, 30):
         shutil.copy(first, tmp_path / f"{number}.edgeseq")
     command = [sys.executable, "-m", "edgeseq_runtime.cli.main", "parity", str(tmp_path), "--jobs", "2"]
-    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    program = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background jobs, which a test run may be one of, ignore Ctrl-C and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         # multiprocessing has a third, which looks after what they share.
         assert eventually(lambda: len(children_of(program.pid)) == 3)

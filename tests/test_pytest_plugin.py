@@ -37,7 +37,8 @@ def bundles(tmp_path_factory):
 def project(pytester, bundles, monkeypatch):
     """A project with `models/` to which bundles can be brought; `run` gives what pytest did there."""
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    for name in ("PYTEST_ADDOPTS", "CI", "BUILD_NUMBER"):  # in CI pytest's summary repeats each failure in full
+        monkeypatch.delenv(name, raising=False)
 
     class Project:
         path = pytester.path
