@@ -16,7 +16,7 @@ from edgeseq_runtime.errors import BadModel
 from edgeseq_runtime.report.diagram import CROWDED, diagram_of
 from edgeseq_runtime.report.drawing import drawing
 from edgeseq_runtime.report.layout import GAP, Size, lay_out
-from edgeseq_runtime.report.onnx_wire import MAX_DEPTH, Graph, Node, ValueInfo, read_model
+from edgeseq_runtime.report.onnx_wire import MAX_DEPTH, MAX_INTEGERS, Graph, Node, ValueInfo, read_model
 
 
 def scan_model():
@@ -77,6 +77,8 @@ def same_graph(found, proto):
         array = numpy_helper.to_array(tensor)
         assert (found.tensors[tensor.name].dtype, found.tensors[tensor.name].dims) == (str(array.dtype), array.shape)
         assert found.tensors[tensor.name].size == array.size
+        held = tuple(array.ravel().tolist()) if array.dtype in (np.int32, np.int64) else None
+        assert found.tensors[tensor.name].integers == held
     for specs, values in ((found.inputs, proto.input), (found.outputs, proto.output)):
         assert [spec.name for spec in specs] == [value.name for value in values]
         for spec, value in zip(specs, values, strict=True):
@@ -92,6 +94,10 @@ def same_graph(found, proto):
             value = helper.get_attribute_value(attribute)
             if attribute.type in (onnx.AttributeProto.INT, onnx.AttributeProto.INTS):
                 assert node.integers[attribute.name] == tuple(np.atleast_1d(value))
+            elif attribute.type in (onnx.AttributeProto.FLOAT, onnx.AttributeProto.FLOATS):
+                assert node.floats[attribute.name] == tuple(np.atleast_1d(value))
+            elif attribute.type == onnx.AttributeProto.STRINGS:
+                assert node.lists[attribute.name] == tuple(text.decode() for text in value)
             elif attribute.type == onnx.AttributeProto.STRING:
                 assert node.texts[attribute.name] == value.decode()
             elif attribute.type == onnx.AttributeProto.TENSOR:
@@ -107,6 +113,31 @@ def test_the_reader_finds_what_the_onnx_package_finds(name):
     assert found.opsets == {opset.domain: opset.version for opset in proto.opset_import}
     assert found.producer == proto.producer_name
     same_graph(found.graph, proto.graph)
+
+
+def test_numbers_and_names_of_recurrent_nodes_and_integers_however_they_are_stored():
+    given = {"activations": ["Sigmoid", "Tanh"], "activation_alpha": [0.5, -1.0], "clip": 2.5, "hidden_size": 3}
+    kept = [
+        helper.make_tensor("raw", TensorProto.INT32, [2], np.array([-1, 7], np.int32).tobytes(), raw=True),
+        helper.make_tensor("typed", TensorProto.INT64, [2, 1], [-(2**62), 5]),
+        helper.make_tensor("none", TensorProto.INT64, [0], []),
+        numpy_helper.from_array(np.zeros(MAX_INTEGERS + 1, np.int64), "many"),
+    ]
+    graph = helper.make_graph([helper.make_node("GRU", ["a"], ["b"], **given)], "g", [], [], kept)
+    found = read_model(helper.make_model(graph).SerializeToString()).graph
+    (node,) = found.nodes
+    assert node.floats == {"activation_alpha": (0.5, -1.0), "clip": (2.5,)}
+    assert node.lists == {"activations": ("Sigmoid", "Tanh")}
+    assert {name: tensor.integers for name, tensor in found.tensors.items()} == {
+        "raw": (-1, 7),
+        "typed": (-(2**62), 5),
+        "none": (),
+        "many": None,
+    }
+    cut = helper.make_tensor("raw", TensorProto.INT64, [1], b"\0" * 8, raw=True)
+    cut.raw_data = b"\0" * 7
+    with pytest.raises(BadModel, match="7 bytes in a tensor are no whole numbers"):
+        read_model(helper.make_model(helper.make_graph([], "g", [], [], [cut])).SerializeToString())
 
 
 def test_negative_and_unpacked_numbers_are_read_too():

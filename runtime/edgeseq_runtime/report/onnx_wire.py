@@ -1,32 +1,39 @@
 """The parts of an ONNX model that a drawing needs, read from its bytes without the `onnx` package.
 
-Field numbers are those of onnx.proto. Tensors' data is stepped over, never copied: a model of a gigabyte is read as fast as its
-nodes. Nothing is trusted: every length is checked against the bytes that are there, and graphs nest to a limit.
+Field numbers are those of onnx.proto. Tensors' data is stepped over, never copied, but for the few integers that are shapes, axes
+and bounds of slices: a model of a gigabyte is read as fast as its nodes. Nothing is trusted: every length is checked against the
+bytes that are there, and graphs nest to a limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import struct
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from edgeseq_runtime.errors import BadModel
 
 MAX_DEPTH = 16  # of graphs within graphs
 MAX_VARINT = 10  # bytes
+MAX_INTEGERS = 1024  # of a constant that is read: more are no shape
 ELEMENT_TYPES = (
     "undefined", "float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "float64",
     "uint32", "uint64", "complex64", "complex128", "bfloat16",
 )  # fmt: skip
 
+_INTEGERS = {"int64": "q", "int32": "i"}  # dtype -> its letter in `struct`
+
 Value = int | memoryview
 
 
 class Tensor(NamedTuple):
-    """A constant: what it is, not what it holds."""
+    """A constant: what it is, and of integers that may be a shape what it holds."""
 
     name: str
     dtype: str
     dims: tuple[int, ...]
+    integers: tuple[int, ...] | None = None  # in order; None for floats, for more than MAX_INTEGERS and for data in other files
 
     @property
     def size(self) -> int:
@@ -46,7 +53,7 @@ class ValueInfo(NamedTuple):
 
 
 class Node(NamedTuple):
-    """One node, with the attributes that are integers or text, its constants and its subgraphs."""
+    """One node, with its attributes that are numbers or text, its constants and its subgraphs."""
 
     op: str
     domain: str
@@ -57,6 +64,8 @@ class Node(NamedTuple):
     texts: dict[str, str]
     tensors: dict[str, Tensor]
     graphs: dict[str, Graph]
+    floats: Mapping[str, tuple[float, ...]] = MappingProxyType({})
+    lists: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # of text
 
 
 class Graph(NamedTuple):
@@ -140,6 +149,8 @@ def _node(data: memoryview, depth: int) -> Node:
     outputs: list[str] = []
     words = {3: "", 4: "", 7: ""}
     node = Node("", "", "", (), (), {}, {}, {}, {})
+    floats: dict[str, tuple[float, ...]] = {}
+    lists: dict[str, tuple[str, ...]] = {}
     for number, value in _fields(data, "node"):
         if number == 1:
             inputs.append(_text(value, "node"))
@@ -149,7 +160,26 @@ def _node(data: memoryview, depth: int) -> Node:
             words[number] = _text(value, "node")
         elif number == 5:
             _add_attribute(node, _bytes(value, "attribute"), depth)
-    return node._replace(op=words[4], domain=words[7], name=words[3], inputs=tuple(inputs), outputs=tuple(outputs))
+            _add_list(floats, lists, _bytes(value, "attribute"))
+    named = node._replace(op=words[4], domain=words[7], name=words[3], inputs=tuple(inputs), outputs=tuple(outputs))
+    return named._replace(floats=floats, lists=lists)
+
+
+def _add_list(floats: dict[str, tuple[float, ...]], lists: dict[str, tuple[str, ...]], data: memoryview) -> None:
+    name = ""
+    numbers: list[float] = []
+    texts: list[str] = []
+    for number, value in _fields(data, "attribute"):
+        if number == 1:
+            name = _text(value, "attribute")
+        elif number in (2, 7):
+            numbers += _unpacked("f", _bytes(value, "attribute"), "attribute")
+        elif number == 9:
+            texts.append(_text(value, "attribute"))
+    if numbers:
+        floats[name] = tuple(numbers)
+    if texts:
+        lists[name] = tuple(texts)
 
 
 def _add_attribute(node: Node, data: memoryview, depth: int) -> None:
@@ -185,6 +215,7 @@ def _add_attribute(node: Node, data: memoryview, depth: int) -> None:
 
 def _tensor(data: memoryview) -> Tensor:
     dims: list[int] = []
+    held: list[tuple[int, Value]] = []
     kind, name = 0, ""
     for number, value in _fields(data, "tensor"):
         if number == 1:
@@ -193,9 +224,19 @@ def _tensor(data: memoryview) -> Tensor:
             kind = _integer(value, "tensor")
         elif number == 8:
             name = _text(value, "tensor")
+        elif number in (5, 7, 9):
+            held.append((number, value))
     if any(dim < 0 for dim in dims):
         raise BadModel(f"the ONNX model holds the tensor {name!r} with a negative size {dims}; export the model again")
-    return Tensor(name, _element_type(kind), tuple(dims))
+    tensor = Tensor(name, _element_type(kind), tuple(dims))
+    if tensor.dtype not in _INTEGERS or tensor.size > MAX_INTEGERS:
+        return tensor
+    found: list[int] = []
+    for number, value in held:
+        found += (
+            _integers(value, "tensor") if number != 9 else _unpacked(_INTEGERS[tensor.dtype], _bytes(value, "tensor"), "tensor")
+        )
+    return tensor._replace(integers=tuple(found)) if len(found) == tensor.size else tensor
 
 
 def _value_info(data: memoryview) -> ValueInfo:
@@ -293,6 +334,14 @@ def _bytes(value: Value, where: str) -> memoryview:
     if isinstance(value, int):
         raise BadModel(f"the ONNX model is damaged: a {where} is a number; export the model again")
     return value
+
+
+def _unpacked(kind: str, data: memoryview, where: str) -> tuple[Any, ...]:
+    """Numbers of one size, side by side."""
+    count, left = divmod(len(data), struct.calcsize(f"<{kind}"))
+    if left:
+        raise BadModel(f"the ONNX model is damaged: {len(data)} bytes in a {where} are no whole numbers; export the model again")
+    return struct.unpack(f"<{count}{kind}", data)
 
 
 def _text(value: Value, where: str) -> str:
