@@ -41,9 +41,9 @@ def test_a_cpu_without_a_profile_is_an_error(monkeypatch):
 
 @pytest.mark.parametrize(("asked", "near"), [("cudda", "cuda"), ("cpu-x86", "cpu-x86_64"), ("arch64", "cpu-aarch64")])
 def test_an_unknown_name_lists_names_near_it(asked, near):
-    with pytest.raises(DeviceError, match=f"no device '{asked}'; did you mean .*{near}.*known: auto, cpu, cpu-aarch64"):
+    with pytest.raises(DeviceError, match=f"no device '{asked}'; did you mean .*{near}.*`edgeseq devices` lists those known"):
         edgeseq_runtime.load_device(asked)
-    with pytest.raises(DeviceError, match="there is no device 'qqqq'; known: auto"):
+    with pytest.raises(DeviceError, match="there is no device 'qqqq'; known: auto, cpu, a10, "):
         edgeseq_runtime.load_device("qqqq")
 
 

@@ -74,6 +74,9 @@ def test_the_wheel_holds_every_module_and_every_profile(wheel):
         for file in (ROOT / folder).iterdir():
             if file.suffix in (".py", ".toml", ".css", ".js") or file.name == "py.typed":
                 assert f"{name.replace('.', '/')}/{file.name}" in inside
+    releases = {f"edgeseq_runtime/devices/jetpack/{file.name}" for file in (ROOT / "devices" / "jetpack").iterdir()}
+    assert releases
+    assert releases <= inside
     assert not [name for name in inside if name.startswith(("tests/", "export/", "recipes/", "runtime/", "devices/", "examples/"))]
 
 
@@ -95,7 +98,7 @@ def test_the_wheel_runs_from_its_own_files(wheel, tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import edgeseq_runtime as e;"
         "assert e.__file__.startswith(sys.argv[1]), e.__file__;"
-        "print(len(e.list_devices())); import edgeseq_runtime.cli.main"
+        "print(len(e.list_devices())); import edgeseq_runtime.cli.main, edgeseq_runtime.jetpack as j; assert j.list_jetpacks()"
     )
     # Isolated from the checkout's editable finder, which sys.path comes after.
     prelude = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)];"
