@@ -140,7 +140,7 @@ def test_a_member_without_a_hash_is_refused(good, tmp_path):
     refused(rebuilt(good, manifest={"sha256": hashes}), tmp_path, HashMismatch, "manifest says None")
 
 
-@pytest.mark.parametrize(("found", "advice"), [(3, "upgrade"), (0, "export the model again"), (-1, "export")])
+@pytest.mark.parametrize(("found", "advice"), [(4, "upgrade"), (0, "export the model again"), (-1, "export")])
 def test_an_unknown_format_says_which_side_is_old(good, found, advice, tmp_path):
     refused(rebuilt(good, manifest={"format": found}), tmp_path, UnknownFormat, f"format {found}.*{advice}")
 
@@ -152,7 +152,7 @@ def test_a_bundle_of_the_first_format_is_read(good, tmp_path):
 
 
 def test_a_newer_format_is_told_before_its_new_fields_are(good, tmp_path):
-    refused(rebuilt(good, manifest={"format": 3, "novelty": 1}), tmp_path, UnknownFormat, "format 3")
+    refused(rebuilt(good, manifest={"format": 4, "novelty": 1}), tmp_path, UnknownFormat, "format 4")
 
 
 @pytest.mark.parametrize("member", ["manifest.json", "model.onnx", "reference.safetensors"])

@@ -1,8 +1,9 @@
 """Does a model compute, on this device, what PyTorch computes? Answered from the bundle alone.
 
 Every reference case is run whole; where there is state, also piece by piece through a stream. Shapes, dtypes and not-a-number
-come first; then the distance from PyTorch's float64 result in units of PyTorch's own rounding error, pooled over the draws
-of a case (`edgeseq_runtime.tensors.distance`), against the bundle's gate for the precision.
+come first; then the distance from PyTorch's float64 result, pooled over the draws of a case (`edgeseq_runtime.tensors.distance`),
+in units of PyTorch's own rounding error or, below float32, of the output's rms: as the bundle's gate for the precision says. A
+metric of the user's own comes last (`edgeseq_runtime.metric`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from edgeseq_runtime.bundle import Bundle, CaseArrays, Gate, judge, open_bundle
+from edgeseq_runtime.bundle import AnyGate, Bundle, CaseArrays, judge, open_bundle
 from edgeseq_runtime.chunks import cut, run_in_chunks
 from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import EdgeseqError, StreamError, UsageError
 from edgeseq_runtime.interface import TIME, Interface
+from edgeseq_runtime.metric import MAX_LOSS, Metric, MetricRow, measure_metric, require_bound
 from edgeseq_runtime.plan import make_plan
 from edgeseq_runtime.sequences import Sequence, sequences_of
 from edgeseq_runtime.session import Session, open_session
@@ -32,6 +34,8 @@ from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
 CHUNKS = (1, 2, 3, 5, 8)  # lengths, in the model's chunks, that sequences are cut into; the order is random and the same each time
+
+FIGURES = ("k", "k999", "max_abs", "relative", "relative999")  # of a row; what a gate does not bound is told all the same
 
 Progress = Callable[[int, int], None]  # (draws done, draws in all)
 
@@ -48,6 +52,9 @@ class ParityRow(msgspec.Struct, frozen=True, kw_only=True):
     k: float = math.inf
     k999: float = math.inf
     max_abs: float = math.inf
+    relative: float = math.inf
+    relative999: float = math.inf
+    discrete: bool = False  # integers or booleans, whose `max_abs`, `relative` and `relative999` are the share of unequal elements
     seconds: float = 0.0  # to compute and judge it; what several outputs took together is shared out evenly
 
 
@@ -61,17 +68,19 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     providers: tuple[str, ...]
     threads: int
-    gate: Gate
+    gate: AnyGate
     versions: dict[str, str]
     provenance: dict[str, str]
     rows: tuple[ParityRow, ...]
+    metric: MetricRow | None = None  # None where the user gave no metric
 
     def count(self, verdict: str) -> int:
-        """Rows with this verdict."""
-        return sum(row.verdict == verdict for row in self.rows)
+        """Rows with this verdict, the metric among them."""
+        verdicts = [row.verdict for row in self.rows] + ([self.metric.verdict] if self.metric else [])
+        return verdicts.count(verdict)
 
     def worst(self, figure: str) -> float:
-        """The largest `k` or `k999` of the rows that were gated; infinite where one has none, NaN where none was gated."""
+        """The largest `k`, `relative` or the like of the rows that were gated; infinite where one has none, NaN where none was."""
         return max((getattr(row, figure) for row in self.rows if row.verdict != "skip"), default=math.nan)
 
     @property
@@ -83,7 +92,10 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
         """The report as JSON values; an infinite or undefined ratio is null."""
         report: dict[str, Any] = msgspec.to_builtins(self)
         for row in report["rows"]:
-            row.update({key: None for key in ("k", "k999", "max_abs") if not math.isfinite(row[key])})
+            row.update({key: None for key in FIGURES if not math.isfinite(row[key])})
+        if self.metric:
+            measured, loss = ((value if math.isfinite(value) else None) for value in (self.metric.measured, self.metric.loss))
+            report["metric"] |= {"measured": measured, "loss": loss}
         return {**report, "passed": self.passed}
 
 
@@ -107,6 +119,8 @@ def measure_parity(
     threads: int | None = None,
     session: Session | None = None,
     at: Mapping[str, int] | None = None,
+    metric: Metric | None = None,
+    max_loss: float = MAX_LOSS,
     progress: Progress = lambda done, total: None,
     observe: Observer = lambda spec, mode, case, pieces: None,
 ) -> ParityReport:
@@ -119,22 +133,30 @@ def measure_parity(
         threads: how many share one operator.
         session: measure this one instead of opening the bundle with the three options above.
         at: the sizes of the one reference case to compare; every case unless said.
+        metric: takes a session and returns a number, higher is better, on data of the user's own; it is taken of the fp32 model on
+            the local CPU, too.
+        max_loss: how much lower it may be than the fp32 model's.
         progress: told after each draw.
         observe: shown the arrays behind each row that could be computed; they are let go after that.
 
     Raises:
-        UsageError: no such file, precision or sizes, no reference values, or a model that the backend can't load.
+        UsageError: no such file, precision or sizes, no reference values, a model that the backend can't load, or a metric that
+            can't be taken of the fp32 model.
         BundleError: the bundle can't be trusted or read.
         ProviderError: the device's backend or provider is not there.
     """
     if Path(path).suffix == ".onnx":
         raise UsageError(f"{path} is a plain ONNX model and holds no reference values; export it to a bundle to prove it")
+    if metric is not None:
+        require_bound(max_loss)  # before the work is done
     bundle = open_bundle(path)
     if session is None:
         session = open_session(bundle, make_plan(bundle, device, precision=precision, threads=threads))
     cases = _cases(bundle, at)
-    gate = bundle.manifest.tolerances[session.plan.precision]
-    return _report(bundle, session, gate, tuple(_rows(session, cases, gate, _Audience(cases, session, progress, observe))))
+    gate = bundle.manifest.gate(session.plan.precision)
+    rows = tuple(_rows(session, cases, gate, _Audience(cases, session, progress, observe)))
+    taken = None if metric is None else measure_metric(bundle, session, metric, max_loss)
+    return _report(bundle, session, gate, rows, taken)
 
 
 def _cases(bundle: Bundle, at: Mapping[str, int] | None) -> tuple[CaseArrays, ...]:
@@ -163,7 +185,7 @@ class _Audience:
         self._progress(self._done, self._total)
 
 
-def _report(bundle: Bundle, session: Session, gate: Gate, rows: tuple[ParityRow, ...]) -> ParityReport:
+def _report(bundle: Bundle, session: Session, gate: AnyGate, rows: tuple[ParityRow, ...], metric: MetricRow | None) -> ParityReport:
     return ParityReport(
         path=str(bundle.path),
         name=bundle.name,
@@ -176,6 +198,7 @@ def _report(bundle: Bundle, session: Session, gate: Gate, rows: tuple[ParityRow,
         versions=installed_versions(session),
         provenance=bundle.manifest.provenance,
         rows=rows,
+        metric=metric,
     )
 
 
@@ -190,7 +213,7 @@ def installed_versions(session: Session) -> dict[str, str]:
     }
 
 
-def _rows(session: Session, cases: tuple[CaseArrays, ...], gate: Gate, audience: _Audience) -> Iterator[ParityRow]:
+def _rows(session: Session, cases: tuple[CaseArrays, ...], gate: AnyGate, audience: _Audience) -> Iterator[ParityRow]:
     for case in cases:
         yield from _timed(_whole_rows(session, case, gate, audience))
         if session.state:
@@ -205,7 +228,7 @@ def _timed(rows: Iterator[ParityRow]) -> Iterator[ParityRow]:
     return (msgspec.structs.replace(row, seconds=seconds) for row in made)
 
 
-def _whole_rows(session: Session, case: CaseArrays, gate: Gate, audience: _Audience) -> Iterator[ParityRow]:
+def _whole_rows(session: Session, case: CaseArrays, gate: AnyGate, audience: _Audience) -> Iterator[ParityRow]:
     pieces: Pieces = {spec.name: [] for spec in session.outputs}
     try:
         for draw in range(case.case.draws):
@@ -222,7 +245,7 @@ def _whole_rows(session: Session, case: CaseArrays, gate: Gate, audience: _Audie
         yield _row(session.interface, spec, "whole", case, pieces[spec.name], gate)
 
 
-def _stream_rows(session: Session, case: CaseArrays, gate: Gate, audience: _Audience) -> Iterator[ParityRow]:
+def _stream_rows(session: Session, case: CaseArrays, gate: AnyGate, audience: _Audience) -> Iterator[ParityRow]:
     """Rows for the outputs that can be put together from chunks: those with the time axis, and the state."""
     interface = session.interface
     specs = [spec for spec in interface.outputs if _streams(interface, spec)]
@@ -284,7 +307,7 @@ def _chunk_lengths(seed: int, unit: int) -> Iterator[int]:
         yield unit * int(rng.choice(CHUNKS))
 
 
-def _row(interface: Interface, spec: TensorSpec, mode: str, case: CaseArrays, pieces: list[Piece], gate: Gate) -> ParityRow:
+def _row(interface: Interface, spec: TensorSpec, mode: str, case: CaseArrays, pieces: list[Piece], gate: AnyGate) -> ParityRow:
     """The verdict on everything computed for one output at one case."""
     problem = next((text for piece in pieces if (text := _misfit(spec, piece))), "")
     if problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from os import PathLike
@@ -11,13 +12,15 @@ from pathlib import Path
 import msgspec
 
 from edgeseq_runtime.bundle.archive import archive_bytes, read_archive, write_atomically
-from edgeseq_runtime.bundle.manifest import Manifest, decode_manifest, encode_manifest
+from edgeseq_runtime.bundle.gates import AnyGate, RelativeGate
+from edgeseq_runtime.bundle.manifest import LOW_PRECISION_FORMAT, Manifest, decode_manifest, encode_manifest
 from edgeseq_runtime.bundle.reference import CaseArrays, unpack_reference
 from edgeseq_runtime.errors import HashMismatch, MissingMember, UnsafeMember, UsageError
 from edgeseq_runtime.tensors import TensorSpec
 
 MANIFEST = "manifest.json"
 REFERENCE = "reference.safetensors"
+_PRECISION = re.compile("[a-z0-9][a-z0-9_-]{0,31}")  # names a member of the archive, too
 
 
 class Bundle:
@@ -67,13 +70,18 @@ class Bundle:
             raise UsageError(f"{self.path} has no precision '{precision}'; it has: {have}")
         return self._members[member]
 
+    @property
+    def reference_bytes(self) -> bytes:
+        """The reference values as they are stored."""
+        return self._members[REFERENCE]
+
     def reference(self) -> tuple[CaseArrays, ...]:
         """The reference values, checked.
 
         Raises:
             BadReference: they are missing, misshapen, or hold NaN or infinity.
         """
-        return unpack_reference(self._members[REFERENCE], self.manifest)
+        return unpack_reference(self.reference_bytes, self.manifest)
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r}, name={self.name!r})"
@@ -125,3 +133,49 @@ def write_bundle(path: str | PathLike[str], manifest: Manifest, models: Mapping[
     except OSError as error:
         raise UsageError(f"can't write the bundle {path}: {error.strerror or error}; nothing was written") from error
     return path
+
+
+def with_precision(
+    bundle: Bundle,
+    precision: str,
+    model: bytes,
+    gate: AnyGate,
+    path: str | PathLike[str],
+    *,
+    provenance: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a bundle with one more precision; all else, the reference values too, is as it was.
+
+    The model keeps the declared interface, dtypes included: a graph that computes in float16 casts inside, which `open_session`
+    checks. What is written is whole or not there; the same arguments give the same bytes.
+
+    Args:
+        bundle: the one to start from; a model that it already has at this precision is replaced.
+        precision: small letters, digits, `_` and `-`, such as `int8`; not `fp32`, which is what the others are measured against.
+        model: its ONNX model, serialised.
+        gate: how far from float64 it may be; `LOW_PRECISION_GATES` has some.
+        path: the `.edgeseq` file, which may be the bundle's own.
+        provenance: how the model was made; each name is noted as `precision.name`.
+
+    Raises:
+        UsageError: the precision can't be called that, the model is empty, or the file can't be written.
+    """
+    if precision == "fp32" or not _PRECISION.fullmatch(precision):
+        raise UsageError(f"a bundle can't be given precision '{precision}'; name it like int8, and export again for another fp32")
+    if not model:
+        raise UsageError(f"the {precision} model for {bundle.path} is empty; give its serialised ONNX")
+    manifest = bundle.manifest
+    precisions = {**manifest.precisions, precision: f"model.{precision}.onnx"}
+    gates = {name: manifest.gate(name) for name in manifest.precisions} | {precision: gate}
+    relative = {name: one for name, one in gates.items() if isinstance(one, RelativeGate)}
+    noted = {name: text for name, text in manifest.provenance.items() if not name.startswith(f"{precision}.")}
+    changed = msgspec.structs.replace(
+        manifest,
+        format=max(manifest.format, LOW_PRECISION_FORMAT) if relative else manifest.format,
+        precisions=precisions,
+        tolerances={name: one for name, one in gates.items() if not isinstance(one, RelativeGate)},
+        relative_tolerances=relative,
+        provenance={**noted, **{f"{precision}.{name}": text for name, text in (provenance or {}).items()}},
+    )
+    models = {member: model if name == precision else bundle.model(name) for name, member in precisions.items()}
+    return write_bundle(path, changed, models, bundle.reference_bytes)

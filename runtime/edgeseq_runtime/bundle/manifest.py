@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
+from edgeseq_runtime.bundle.gates import AnyGate, Gate, RelativeGate
 from edgeseq_runtime.bundle.text import Generation, TextInput
 from edgeseq_runtime.errors import BadManifest, UnknownFormat
 from edgeseq_runtime.tensors import TensorSpec
 
-FORMAT = 2
-READS = (1, FORMAT)  # format 1 has neither text nor generation
+FORMAT = 2  # of a bundle with float32 alone
+LOW_PRECISION_FORMAT = 3  # of one that has relative gates, too: releases that judge by `k` alone refuse it
+READS = (1, FORMAT, LOW_PRECISION_FORMAT)  # format 1 has neither text nor generation
 DTYPES = frozenset(
     ("bool", "float16", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 )
-
-
-class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Largest distance from float64 that counts as equal, in units of PyTorch's own rounding error."""
-
-    k: float
-    k999: float
-
-
-DEFAULT_GATES: dict[str, Gate] = {"fp32": Gate(k=4.0, k999=8.0)}
 
 
 class ReferenceCase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,7 +42,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     chunk: int = 1  # time steps that a streamed piece must be a multiple of
     census: dict[str, int]  # recurrent nodes of the graph: operator -> how many
     precisions: dict[str, str]  # precision -> member that holds its ONNX model
-    tolerances: dict[str, Gate]  # precision -> gate
+    tolerances: dict[str, Gate]  # precision -> gate in units of PyTorch's rounding error
+    relative_tolerances: dict[str, RelativeGate] = {}  # precision lower than float32 -> gate; from format 3 on
     reference: tuple[ReferenceCase, ...]
     text: TextInput | None = None  # how text becomes an input
     generation: Generation | None = None  # how the graph writes sequences of tokens
@@ -59,14 +52,21 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     provenance: dict[str, str] = {}
     sha256: dict[str, str] = {}
 
+    def gate(self, precision: str) -> AnyGate:
+        """The gate of one of the precisions."""
+        return self.relative_tolerances.get(precision) or self.tolerances[precision]
+
 
 class _Version(msgspec.Struct):
     format: int
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Deterministic, indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
+    """Deterministic, indented JSON. Formats before 3 have no `relative_tolerances`."""
+    fields = msgspec.to_builtins(manifest, order="deterministic")
+    if manifest.format < LOW_PRECISION_FORMAT and not manifest.relative_tolerances:
+        del fields["relative_tolerances"]
+    return msgspec.json.format(msgspec.json.encode(fields), indent=1) + b"\n"
 
 
 def decode_manifest(data: bytes) -> Manifest:
@@ -82,8 +82,8 @@ def decode_manifest(data: bytes) -> Manifest:
         raise BadManifest(f"manifest.json is not a bundle's manifest: {error}") from error
     if found not in READS:
         raise UnknownFormat(
-            f"the bundle has format {found}; this release of edgeseq reads formats {READS[0]} to {FORMAT}: "
-            + ("upgrade edgeseq-runtime" if found > FORMAT else "export the model again")
+            f"the bundle has format {found}; this release of edgeseq reads formats {READS[0]} to {READS[-1]}: "
+            + ("upgrade edgeseq-runtime" if found > READS[-1] else "export the model again")
         )
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
@@ -114,7 +114,7 @@ def _require_consistent(manifest: Manifest) -> None:
         problems.append(f"chunk is {manifest.chunk}")
     if "fp32" not in manifest.precisions:
         problems.append("there is no fp32 model")
-    problems += [f"precision '{p}' has no gate" for p in manifest.precisions if p not in manifest.tolerances]
+    problems += _gate_problems(manifest)
     for part in (manifest.text, manifest.generation):
         problems += part.problems(inputs, outputs) if part else []
     for index, case in enumerate(manifest.reference):
@@ -122,3 +122,18 @@ def _require_consistent(manifest: Manifest) -> None:
             problems.append(f"reference case {index} is empty")
     if problems:
         raise BadManifest(f"manifest.json contradicts itself: {'; '.join(problems)}")
+
+
+def _gate_problems(manifest: Manifest) -> list[str]:
+    gates, relative = manifest.tolerances, manifest.relative_tolerances
+    problems = [f"precision '{p}' has no gate" for p in manifest.precisions if p not in gates and p not in relative]
+    problems += [f"precision '{p}' has two gates" for p in gates if p in relative]
+    if relative and manifest.format < LOW_PRECISION_FORMAT:
+        problems.append(f"relative_tolerances belong to format {LOW_PRECISION_FORMAT}, and this is {manifest.format}")
+    if "fp32" in relative:
+        problems.append("fp32 is judged in units of PyTorch's rounding error, and its gate is relative")
+    for precision in (*gates, *relative):
+        bounds = msgspec.to_builtins(relative.get(precision) or gates[precision])
+        if any(not bound >= 0 for bound in bounds.values()):
+            problems.append(f"the gate of '{precision}' has a negative bound: {bounds}")
+    return problems

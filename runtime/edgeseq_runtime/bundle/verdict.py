@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeseq_runtime.bundle.manifest import Gate
+from edgeseq_runtime.bundle.gates import AnyGate
 from edgeseq_runtime.tensors import Distance, distance
 from edgeseq_runtime.tensors.spec import Array
 
@@ -20,9 +20,11 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    runtime: Array, float32: Array, float64: Array, gate: Gate, *, time_axis: int | None = None, horizon: int | None = None
+    runtime: Array, float32: Array, float64: Array, gate: AnyGate, *, time_axis: int | None = None, horizon: int | None = None
 ) -> Verdict:
     """Compare stacked outputs (draws, ...) with PyTorch's; shape, dtype and NaN come before any distance.
+
+    What the distance is, the gate's kind says: `k` and `k999`, or `relative` and `relative999`.
 
     With `horizon`, only that many leading steps along `time_axis` are gated: beyond, the recurrence is chaotic.
     """
@@ -37,8 +39,8 @@ def judge(
         runtime, float32, float64 = (np.take(a, range(horizon), axis=time_axis) for a in (runtime, float32, float64))
         reason = f"chaotic: one unit in the last place of the input diverges; gated on the first {horizon} steps"
     found = distance(runtime, float32, float64)
-    if found.k > gate.k:
-        return Verdict(False, found, f"k {found.k:.3g} exceeds {gate.k:g}")
-    if found.k999 > gate.k999:
-        return Verdict(False, found, f"k999 {found.k999:.3g} exceeds {gate.k999:g}")
+    for name, bound in gate.bounds(found.discrete).items():
+        value = getattr(found, name)
+        if not value <= bound:
+            return Verdict(False, found, f"{name} {value:.3g} exceeds {bound:g}")
     return Verdict(True, found, reason)

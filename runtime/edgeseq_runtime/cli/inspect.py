@@ -55,13 +55,12 @@ def _parts(bundle: Bundle) -> Iterator[RenderableType]:
     yield _heading(bundle.path, facts)
     yield _tensors(interface_of(manifest))
     yield table(
-        ("precision", "member", "bytes", "k <=", "k999 <="),
+        ("precision", "member", "bytes", "gate"),
         [
-            (precision, member, f"{bundle.member_sizes[member]:,}", f"{gate.k:g}", f"{gate.k999:g}")
+            (precision, member, f"{bundle.member_sizes[member]:,}", manifest.gate(precision))
             for precision, member in manifest.precisions.items()
-            for gate in (manifest.tolerances[precision],)
         ],
-        right=("bytes", "k <=", "k999 <="),
+        right=("bytes",),
     )
     cases = [(size_text(case.sizes), case.draws, size_text(case.horizon) or "all") for case in manifest.reference]
     yield table(("reference at", "draws", "steps that can be compared"), cases, right=("draws",))

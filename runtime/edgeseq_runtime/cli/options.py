@@ -22,5 +22,12 @@ BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A .edges
 DeviceOption = Annotated[str, typer.Option("--device", help="A device's name, or a path to a profile (.toml).")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="One that the bundle holds.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="How many share one operator; 1 if left out.")]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", metavar="FILE.py:FUNCTION", help="Takes a session, returns a number, higher is better; run with fp32, too."
+    ),
+]
+MaxMetricLossOption = Annotated[float, typer.Option("--max-metric-loss", help="How much lower than fp32's the metric may be.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 DebugOption = Annotated[bool, typer.Option("--debug", callback=set_debug, help="Show the traceback of an error.")]

@@ -12,17 +12,16 @@ import typer
 
 from edgeseq_runtime.cli.files import write_file
 from edgeseq_runtime.cli.inspect import shape_text
-from edgeseq_runtime.cli.options import DebugOption, JsonOption, PrecisionOption, ThreadsOption
-from edgeseq_runtime.cli.suite import measure_suite, print_suite
+from edgeseq_runtime.cli.options import DebugOption, JsonOption, MaxMetricLossOption, MetricOption, PrecisionOption, ThreadsOption
+from edgeseq_runtime.cli.suite import gated_text, measure_suite, print_suite
 from edgeseq_runtime.console import OUT, pairs, progress, table
 from edgeseq_runtime.device import load_device
 from edgeseq_runtime.errors import EdgeseqError, UsageError
 from edgeseq_runtime.interface import size_text
-from edgeseq_runtime.parity import ParityReport, ParityRow, measure_parity
-from edgeseq_runtime.suite import Job, Outcome, exit_code, failed, junit_xml, row_text
+from edgeseq_runtime.metric import MAX_LOSS
+from edgeseq_runtime.parity import ParityReport, ParityRow
+from edgeseq_runtime.suite import Job, Outcome, exit_code, failed, junit_xml, metric_text, row_text
 from edgeseq_runtime.suite.record import record_bytes
-
-FIGURES = ("k", "k999", "max abs")
 
 BundlesArgument = Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help=".edgeseq bundles, or folders of them.")]
 DevicesOption = Annotated[
@@ -40,6 +39,8 @@ def parity_command(
     device: DevicesOption = None,
     precision: PrecisionOption = "fp32",
     threads: ThreadsOption = None,
+    metric: MetricOption = None,
+    max_metric_loss: MaxMetricLossOption = MAX_LOSS,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
     junit: JunitOption = None,
@@ -48,17 +49,18 @@ def parity_command(
 ) -> None:
     """Compare every output with the bundle's PyTorch reference; exit 1 if one is too far off.
 
-    k is the rms error against float64 in units of PyTorch's own float32 error, k999 the same at the 99.9th percentile.
+    k is the rms error against float64 in units of PyTorch's own float32 error, k999 the same at the 99.9th percentile;
+    relative and relative999 are those errors in units of the output's rms, which the gates of precisions below fp32 hold.
 
     Exits with 2 where a bundle could not be measured, whatever the others gave.
     """
     devices = device or ["auto"]
     if len(bundles) == 1 and len(devices) == 1 and not bundles[0].is_dir():
-        outcomes = _measure_one(Job(str(bundles[0]), devices[0], precision, threads), as_json, junit)
+        outcomes = _measure_one(Job(str(bundles[0]), devices[0], precision, threads, metric, max_metric_loss), as_json, junit)
     elif record is not None:
         raise UsageError("--record is of one bundle on one device; more were named: measure them one by one")
     else:
-        outcomes = measure_suite(bundles, devices, precision, threads, jobs)
+        outcomes = measure_suite(bundles, devices, Job("", "", precision, threads, metric, max_metric_loss), jobs)
         print_suite(outcomes, as_json=as_json)
     _write_junit(junit, outcomes)
     if record is not None and (report := outcomes[0].report):
@@ -71,9 +73,7 @@ def _measure_one(job: Job, as_json: bool, junit: Path | None) -> tuple[Outcome, 
     start = time.perf_counter()
     try:
         with progress("parity") as report_progress:
-            report = measure_parity(
-                job.path, device=job.device, precision=job.precision, threads=job.threads, progress=report_progress
-            )
+            report = job.report(report_progress)
     except EdgeseqError as error:
         _write_junit(junit, (failed(job, error, time.perf_counter() - start),))
         raise
@@ -98,20 +98,24 @@ def _print(report: ParityReport) -> None:
                 ("model", f"{report.name} ({report.sha256[:16]})"),
                 ("device", f"{report.device}, {report.precision}, threads {report.threads}"),
                 ("with", versions),
-                ("gate", f"k <= {report.gate.k:g}, k999 <= {report.gate.k999:g}"),
+                ("gate", report.gate),
             ]
         )
     )
     OUT.print()
-    OUT.print(table(("output", "mode", "sizes", "shape", *FIGURES, "verdict"), list(map(_cells, report.rows)), right=FIGURES))
+    figures = report.gate.figures
+    columns = ("output", "mode", "sizes", "shape", *figures, "max abs", "verdict")
+    OUT.print(table(columns, [_cells(row, figures) for row in report.rows], right=(*figures, "max abs")))
     for row in report.rows:
         if row.reason:
             OUT.print(row_text(row))
+    if report.metric is not None:
+        OUT.print(metric_text(report.metric))
     OUT.print()
     counts = ", ".join(f"{report.count(verdict)} {verdict}" for verdict in ("pass", "fail", "skip"))
     OUT.print(f"{'PASS' if report.passed else 'FAIL'}: {counts}")
 
 
-def _cells(row: ParityRow) -> tuple[str, ...]:
-    figures = (f"{row.k:.2f}", f"{row.k999:.2f}", f"{row.max_abs:.1e}")
-    return (row.output, row.mode, size_text(row.sizes), shape_text(row.shape), *figures, row.verdict)
+def _cells(row: ParityRow, figures: Sequence[str]) -> tuple[str, ...]:
+    values = [gated_text(name, getattr(row, name)) for name in figures]
+    return (row.output, row.mode, size_text(row.sizes), shape_text(row.shape), *values, f"{row.max_abs:.1e}", row.verdict)

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from edgeseq_runtime.cli.options import DebugOption, JsonOption
-from edgeseq_runtime.cli.suite import figure_text
+from edgeseq_runtime.cli.suite import gated_text
 from edgeseq_runtime.console import ERR, OUT, table
 from edgeseq_runtime.errors import EdgeseqError
 from edgeseq_runtime.suite.record import Record, read_record
+
+FIGURES = ("k", "relative")
 
 RecordsArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Records that edgeseq parity --record wrote.")]
 
@@ -40,8 +43,10 @@ def records_command(files: RecordsArgument, as_json: JsonOption = False, debug: 
 
 
 def _print(records: Sequence[Record]) -> None:
-    columns = ("bundle", "sha256", "device", "precision", "worst k", "verdict", "record")
-    OUT.print(table(columns, [_cells(record) for record in records], right=("worst k",)))
+    figures = [name for name in FIGURES if name == "k" or any(name in record.report.gate for record in records)]
+    worst = tuple(f"worst {name}" for name in figures)
+    columns = ("bundle", "sha256", "device", "precision", *worst, "verdict", "record")
+    OUT.print(table(columns, [_cells(record, figures) for record in records], right=worst))
     for record in records:
         if record.verdict == "changed":
             OUT.print(f"changed: {record.path} is not what edgeseq wrote; measure again", soft_wrap=True)
@@ -49,10 +54,11 @@ def _print(records: Sequence[Record]) -> None:
     OUT.print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 
 
-def _cells(record: Record) -> tuple[str, ...]:
+def _cells(record: Record, figures: Sequence[str]) -> tuple[str, ...]:
     report = record.report
     identity = (report.name, report.sha256[:8], report.device, report.precision)
-    return (*identity, figure_text(record.worst("k")), record.verdict, Path(record.path).name)
+    worst = [gated_text(name, record.worst(name)) if name in report.gate else "-" for name in figures]
+    return (*identity, *worst, record.verdict, Path(record.path).name)
 
 
 def _as_json(record: Record) -> dict[str, Any]:
@@ -63,5 +69,8 @@ def _as_json(record: Record) -> dict[str, Any]:
         "machine": record.machine,
         **{name: getattr(report, name) for name in ("name", "sha256", "device", "precision", "versions")},
         "verdict": record.verdict,
-        **{name: worst if math.isfinite(worst := record.worst(name)) else None for name in ("k", "k999")},
+        **{
+            name: worst if math.isfinite(worst := record.worst(name)) else None for name in ("k", "k999", "relative", "relative999")
+        },
+        "metric": msgspec.to_builtins(report.metric),
     }

@@ -7,8 +7,17 @@ from typing import Annotated
 
 import typer
 
-from edgeseq_runtime.cli.options import BundleArgument, DebugOption, DeviceOption, PrecisionOption, ThreadsOption
+from edgeseq_runtime.cli.options import (
+    BundleArgument,
+    DebugOption,
+    DeviceOption,
+    MaxMetricLossOption,
+    MetricOption,
+    PrecisionOption,
+    ThreadsOption,
+)
 from edgeseq_runtime.console import ERR, OUT, progress, working
+from edgeseq_runtime.metric import MAX_LOSS, load_metric
 
 OutputOption = Annotated[Path, typer.Option("-o", "--output", help="The page to write, an .html file.")]
 NoBenchOption = Annotated[bool, typer.Option("--no-bench", help="Leave latency out.")]
@@ -21,6 +30,8 @@ def report_command(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
     threads: ThreadsOption = None,
+    metric: MetricOption = None,
+    max_metric_loss: MaxMetricLossOption = MAX_LOSS,
     no_bench: NoBenchOption = False,
     seconds: SecondsOption = 0.5,
     debug: DebugOption = False,
@@ -36,6 +47,8 @@ def report_command(
             precision=precision,
             threads=threads,
             seconds=None if no_bench else seconds,
+            metric=None if metric is None else load_metric(metric),
+            max_loss=max_metric_loss,
             progress=report_progress,
         )
     with working("page"):

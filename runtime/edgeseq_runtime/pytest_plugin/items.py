@@ -77,11 +77,11 @@ class ParityItem(pytest.Item):
 def failure_text(report: ParityReport) -> str:
     """The rows that failed, their figures and gates."""
     lines = [
-        f"{report.path} does not compute on {report.device} what PyTorch computes ({report.precision}, "
-        f"gate k <= {report.gate.k:g}, k999 <= {report.gate.k999:g})",
+        f"{report.path} does not compute on {report.device} what PyTorch computes ({report.precision}, gate {report.gate})",
         *(f"  {line}" for line in failures(report)),
-        f"{report.count('pass')} pass, {report.count('fail')} fail, {report.count('skip')} skip; worst k {report.worst('k'):.3g}, "
-        f"k999 {report.worst('k999'):.3g}; sha256 {report.sha256[:16]}, "
+        f"{report.count('pass')} pass, {report.count('fail')} fail, {report.count('skip')} skip; worst "
+        + ", ".join(f"{name} {report.worst(name):.3g}" for name in report.gate.figures)
+        + f"; sha256 {report.sha256[:16]}, "
         + ", ".join(f"{name} {found}" for name, found in report.versions.items()),
     ]
     return "\n".join(lines)
@@ -89,6 +89,6 @@ def failure_text(report: ParityReport) -> str:
 
 def _properties(report: ParityReport) -> list[tuple[str, object]]:
     """What `--junit-xml` notes of an item."""
-    figures = {name: f"{report.worst(name):.4g}" for name in ("k", "k999")}
+    figures = {name: f"{report.worst(name):.4g}" for name in report.gate.figures}
     versions = {f"version.{name}": found for name, found in report.versions.items()}
     return [*{"device": report.device, "sha256": report.sha256, **figures, **versions}.items()]

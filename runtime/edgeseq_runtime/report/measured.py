@@ -14,6 +14,7 @@ from edgeseq_runtime.bundle import Bundle, open_bundle
 from edgeseq_runtime.device import Device, list_devices
 from edgeseq_runtime.errors import BadModel, EdgeseqError
 from edgeseq_runtime.interface import Interface
+from edgeseq_runtime.metric import MAX_LOSS, Metric
 from edgeseq_runtime.parity import ParityReport, measure_parity
 from edgeseq_runtime.plan import Plan, make_plan
 from edgeseq_runtime.report.measures import Collector, OutputErrors
@@ -54,6 +55,8 @@ def measure_report(
     precision: str = "fp32",
     threads: int | None = None,
     seconds: float | None = 0.5,
+    metric: Metric | None = None,
+    max_loss: float = MAX_LOSS,
     progress: Progress = lambda done, total: None,
 ) -> Report:
     """Measure parity, errors and latency of a bundle on a device, and plan it for every other.
@@ -64,6 +67,8 @@ def measure_report(
         precision: one that the bundle holds.
         threads: how many share one operator.
         seconds: to spend on latency, about, for a step and for a sequence; None leaves latency out.
+        metric: the user's own, as in `measure_parity`.
+        max_loss: how much lower than the fp32 model's it may be.
         progress: told after each draw of parity.
 
     Raises:
@@ -72,7 +77,7 @@ def measure_report(
     bundle = open_bundle(path)
     session = open_session(bundle, make_plan(bundle, device, precision=precision, threads=threads))
     collector = Collector(session.interface)
-    parity = measure_parity(path, session=session, progress=progress, observe=collector.observe)
+    parity = measure_parity(path, session=session, metric=metric, max_loss=max_loss, progress=progress, observe=collector.observe)
     bench, times = None, dict[str, Float64]()
     if seconds is not None:
 

@@ -84,6 +84,11 @@ def figure_text(value: float, digits: int = 3) -> str:
     return f"{mantissa} × 10{str(int(power)).translate(_DIGITS)}"
 
 
+def percent(share: float) -> str:
+    """A share for a sentence: 1.3 %."""
+    return f"{figure_text(100 * share, 2)} %"
+
+
 def times_text(value: float) -> str:
     """A factor for a sentence: 0.96, 1.3, 1,500,000."""
     return f"{float(f'{value:.2g}'):,.0f}" if 1e3 <= value < 1e9 else figure_text(value, 2)

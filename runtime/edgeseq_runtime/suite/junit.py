@@ -13,8 +13,9 @@ from pathlib import PurePath
 from xml.etree import ElementTree
 
 from edgeseq_runtime.interface import size_text
+from edgeseq_runtime.metric import MetricRow
 from edgeseq_runtime.parity import ParityReport, ParityRow
-from edgeseq_runtime.suite.outcome import Outcome, failures
+from edgeseq_runtime.suite.outcome import Outcome, failures, metric_text
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -62,6 +63,8 @@ def _cases(outcome: Outcome) -> list[ElementTree.Element]:
         _add(case, "error", outcome.error, outcome.error, type=outcome.error_type)
         return [case]
     cases = [_row_case(class_name, report, row) for row in report.rows]
+    if report.metric is not None:
+        cases.append(_metric_case(class_name, report, report.metric))
     if not report.passed and not report.count("fail"):
         case = _case(class_name, f"{report.precision} is gated", 0)
         _add(case, "failure", failures(report)[0], "", type="parity")
@@ -71,13 +74,24 @@ def _cases(outcome: Outcome) -> list[ElementTree.Element]:
 
 def _row_case(class_name: str, report: ParityReport, row: ParityRow) -> ElementTree.Element:
     case = _case(class_name, f"{report.precision} {size_text(row.sizes)} {row.mode} {row.output}", row.seconds)
-    figures = f"k {row.k:.4g} (gate {report.gate.k:g}), k999 {row.k999:.4g} (gate {report.gate.k999:g}), max abs {row.max_abs:.3g}"
+    bounds = report.gate.bounds(row.discrete)
+    gated = [f"{name} {getattr(row, name):.4g} (gate {bound:g})" for name, bound in bounds.items()]
+    figures = ", ".join([*gated, f"max abs {row.max_abs:.3g}"])
     if row.verdict == "fail":
         _add(case, "failure", row.reason, f"{row.reason}\n{figures}\nshape {list(row.shape)}", type="parity")
     elif row.verdict == "skip":
         _add(case, "skipped", row.reason, "")
     else:
         _add(case, "system-out", None, "; ".join(part for part in (figures, row.reason) if part))
+    return case
+
+
+def _metric_case(class_name: str, report: ParityReport, row: MetricRow) -> ElementTree.Element:
+    case = _case(class_name, f"{report.precision} metric {row.name}", row.seconds)
+    if row.verdict == "fail":
+        _add(case, "failure", row.reason, metric_text(row), type="parity")
+    else:
+        _add(case, "system-out", None, metric_text(row))
     return case
 
 
@@ -102,7 +116,7 @@ def _properties(outcome: Outcome) -> dict[str, str]:
         "precision": report.precision,
         "providers": ", ".join(report.providers),
         "threads": str(report.threads),
-        "gate": f"k <= {report.gate.k:g}, k999 <= {report.gate.k999:g}",
+        "gate": str(report.gate),
         **{f"version.{name}": found for name, found in report.versions.items()},
         **{f"provenance.{name}": found for name, found in report.provenance.items()},
     }

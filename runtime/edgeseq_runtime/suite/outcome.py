@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 
 from edgeseq_runtime.errors import EdgeseqError
 from edgeseq_runtime.interface import size_text
+from edgeseq_runtime.metric import MAX_LOSS, MetricRow, load_metric
 from edgeseq_runtime.parity import ParityReport, ParityRow, Progress, measure_parity
 
 FORMAT = 1  # of the JSON of a suite
@@ -22,6 +24,20 @@ class Job(msgspec.Struct, frozen=True):
     device: str
     precision: str
     threads: int | None = None
+    metric: str | None = None  # FILE.py:FUNCTION
+    max_metric_loss: float = MAX_LOSS
+
+    def report(self, progress: Progress = lambda done, total: None) -> ParityReport:
+        """Measure it; raises as `measure_parity` and `load_metric`."""
+        return measure_parity(
+            self.path,
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            metric=None if self.metric is None else load_metric(self.metric),
+            max_loss=self.max_metric_loss,
+            progress=progress,
+        )
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +76,7 @@ def measure(job: Job, progress: Progress = lambda done, total: None) -> Outcome:
     """Measure one bundle; what edgeseq raises on purpose becomes part of the outcome."""
     start = time.perf_counter()
     try:
-        report = measure_parity(job.path, device=job.device, precision=job.precision, threads=job.threads, progress=progress)
+        report = job.report(progress)
     except EdgeseqError as error:
         return failed(job, error, time.perf_counter() - start)
     return Outcome(job=job, seconds=time.perf_counter() - start, report=report)
@@ -95,7 +111,16 @@ def row_text(row: ParityRow) -> str:
     return f"{row.verdict}: {row.output}, {row.mode}, {size_text(row.sizes)}" + (f": {row.reason}" if row.reason else "")
 
 
+def metric_text(row: MetricRow) -> str:
+    """One line on a metric."""
+    measured = f"{row.measured:.6g}, fp32 {row.fp32:.6g}, loss {row.loss:.3g} (at most {row.max_loss:g})"
+    found = measured if math.isfinite(row.measured) else f"none, fp32 {row.fp32:.6g}"
+    return f"{row.verdict}: metric {row.name}: {found}" + (f": {row.reason}" if row.reason else "")
+
+
 def failures(report: ParityReport) -> list[str]:
-    """A line on each row that failed, with its figures; or that nothing could be gated. Empty where the report passed."""
+    """A line on each row, and on the metric, that failed; or that nothing could be gated. Empty where the report passed."""
     lines = [row_text(row) for row in report.rows if row.verdict == "fail"]
+    if report.metric is not None and report.metric.verdict == "fail":
+        lines.append(metric_text(report.metric))
     return lines if lines or report.passed else ["fail: nothing could be gated, so nothing is proved"]

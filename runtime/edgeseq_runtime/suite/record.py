@@ -31,6 +31,16 @@ class RecordedRow(msgspec.Struct, frozen=True):
     verdict: str
     k: float | None
     k999: float | None
+    relative: float | None = None
+    relative999: float | None = None
+
+
+class RecordedMetric(msgspec.Struct, frozen=True):
+    """As much of a metric as a summary needs."""
+
+    name: str
+    verdict: str
+    loss: float | None
 
 
 class RecordedReport(msgspec.Struct, frozen=True):
@@ -42,7 +52,9 @@ class RecordedReport(msgspec.Struct, frozen=True):
     precision: str
     versions: dict[str, str]
     passed: bool
+    gate: dict[str, float]
     rows: tuple[RecordedRow, ...]
+    metric: RecordedMetric | None = None
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -62,7 +74,9 @@ class Record(msgspec.Struct, frozen=True):
         return "pass" if self.report.passed else "fail"
 
     def worst(self, figure: str) -> float:
-        """The largest `k` or `k999` of the rows that were gated; NaN where none was."""
+        """The largest `k`, `relative` or the like of the rows that were gated; NaN where none was, or by something else."""
+        if figure not in self.report.gate:
+            return math.nan
         gated = [getattr(row, figure) for row in self.report.rows if row.verdict != "skip"]
         return max((math.inf if value is None else value for value in gated), default=math.nan)
 
@@ -102,7 +116,7 @@ def read_record(path: Path) -> Record:
         parts = (msgspec.convert(content.get("time"), str), msgspec.convert(content.get("machine"), dict[str, str]))
     except msgspec.ValidationError as error:
         raise UsageError(f"{path} does not follow the schema of a record: {error}; write it again with --record") from error
-    verdicts = {row.verdict for row in report.rows}
+    verdicts = {row.verdict for row in report.rows} | ({report.metric.verdict} if report.metric else set())
     agrees = report.passed == ("pass" in verdicts and "fail" not in verdicts)
     return Record(str(path), *parts, report, intact=agrees and stated == _digest(content))
 

@@ -1,4 +1,4 @@
-"""How far a runtime's output is from the truth, in units of PyTorch's own rounding error.
+"""How far a runtime's output is from the truth, in units of PyTorch's own rounding error and of the output itself.
 
 The truth is the module evaluated in float64. PyTorch's float32 result misses it by some rounding error; a faithful export
 misses it by about as much, whatever the model's scale or depth. So the measure is a ratio, pooled over many random draws:
@@ -7,6 +7,12 @@ misses it by about as much, whatever the model's scale or depth. So the measure 
 
 and the same ratio of the 99.9th percentiles of the absolute errors (`k999`), which a fault in few elements moves first.
 Pooling matters: with one draw, a correct export can exceed any fixed gate where PyTorch's own error is small by luck.
+
+A precision lower than float32 has an error of its own, of which PyTorch's is no measure. There the unit is the output:
+
+    relative = rms(runtime - float64) / rms(float64)
+
+and the 99.9th percentile of the absolute errors over the same rms (`relative999`).
 """
 
 from __future__ import annotations
@@ -29,6 +35,9 @@ class Distance(NamedTuple):
     k: float  # rms error over PyTorch's own
     k999: float  # 99.9th percentile of |error| over PyTorch's own
     max_abs: float  # largest |runtime - float64|; for integers and booleans, the share of unequal elements
+    relative: float  # rms error over the rms of the reference; for integers and booleans, the share of unequal elements
+    relative999: float  # 99.9th percentile of |error| over the same; for integers and booleans, that share again
+    discrete: bool = False  # integers or booleans
 
 
 def distance(runtime: Array, torch32: Array, float64: Array) -> Distance:
@@ -42,13 +51,17 @@ def distance(runtime: Array, torch32: Array, float64: Array) -> Distance:
     truth = float64.astype(np.float64)
     error = np.abs(runtime.astype(np.float64) - truth)
     if not np.isfinite(error).all():
-        return Distance(np.inf, np.inf, np.inf)
+        return Distance(np.inf, np.inf, np.inf, np.inf, np.inf)
     own = np.abs(torch32.astype(np.float64) - truth)
-    floor = 2 * _EPS * _rms(truth)
+    scale = _rms(truth)
+    floor = 2 * _EPS * scale
+    rms, p999 = _rms(error), _p999(error)
     return Distance(
-        k=_ratio(_rms(error), max(_rms(own), floor)),
-        k999=_ratio(_p999(error), max(_p999(own), floor)),
+        k=_ratio(rms, max(_rms(own), floor)),
+        k999=_ratio(p999, max(_p999(own), floor)),
         max_abs=float(error.max(initial=0.0)),
+        relative=_ratio(rms, scale),
+        relative999=_ratio(p999, scale),
     )
 
 
@@ -65,7 +78,7 @@ def _discrete_distance(runtime: Array, torch32: Array, truth: Array) -> Distance
     wrong = float(np.mean(runtime != truth))
     own = float(np.mean(torch32 != truth))
     k = _ratio(wrong, own)
-    return Distance(k, k, wrong)
+    return Distance(k, k, wrong, wrong, wrong, discrete=True)
 
 
 def _rms(values: Float64) -> float:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from edgeseq_runtime.bundle import AnyGate, Gate
 from edgeseq_runtime.interface import size_text
 from edgeseq_runtime.parity import ParityReport, ParityRow
 from edgeseq_runtime.report.markup import Html, element, joined
 from edgeseq_runtime.report.measured import Report
-from edgeseq_runtime.report.scales import figure_text, times_text
+from edgeseq_runtime.report.scales import figure_text, percent, times_text
+from edgeseq_runtime.report.sections.parity import excess
 from edgeseq_runtime.report.tables import facts
 
 
@@ -38,27 +40,60 @@ def sentence(parity: ParityReport) -> Html:
     where = f"on {parity.device} in {parity.precision}"
     name = element("bdi", parity.name)
     gated = [row for row in parity.rows if row.verdict != "skip"]
-    if not gated:
+    if not gated and not parity.metric:
         return joined([f"Nothing of {parity.name} could be compared {where}, so nothing is proved."])
+    if any(row.verdict == "fail" for row in gated):
+        return joined([name, f" does not compute {where} what PyTorch computes: ", *_worst_failure(parity), "."])
+    if not gated:
+        return joined([f"No output of {parity.name} could be compared {where}", *_metric_clause(parity), "."])
     if parity.passed:
-        worst = max(gated, key=lambda row: row.k)
-        return joined(
-            [name, f" computes {where} what PyTorch computes: its error is at most {times_text(worst.k)} times PyTorch's own ",
-             f"rounding error, and up to {parity.gate.k:g} times is allowed."]
-        )  # fmt: skip
-    return joined([name, f" does not compute {where} what PyTorch computes: ", *_worst_failure(parity), "."])
+        error = ", and its ".join(_largest_errors(parity.gate, gated))
+        return joined([name, f" computes {where} what PyTorch computes: its {error}", *_metric_clause(parity), "."])
+    return joined([name, f" is worse {where} at its task than in fp32", *_metric_clause(parity), "."])
+
+
+def _largest_errors(gate: AnyGate, gated: list[ParityRow]) -> Iterator[str]:
+    if isinstance(gate, Gate):
+        worst = times_text(max(row.k for row in gated))
+        yield f"error is at most {worst} times PyTorch's own rounding error, and up to {gate.k:g} times is allowed"
+        return
+    errors, shares = ([row.relative for row in gated if row.discrete == discrete] for discrete in (False, True))
+    if errors:
+        yield f"error is at most {percent(max(errors))} of its outputs' rms, and up to {percent(gate.relative)} is allowed"
+    if shares:
+        yield f"whole numbers differ in at most {percent(max(shares))}, and up to {percent(gate.unequal)} is allowed"
+
+
+def _metric_clause(parity: ParityReport) -> Iterator[str | Html]:
+    """The user's metric, where there is one."""
+    row = parity.metric
+    if row is None:
+        return
+    yield from ("; the user's metric ", element("bdi", row.name))
+    if not math.isfinite(row.measured):
+        yield f" could not be taken ({row.reason})"
+    else:
+        yield f" is {figure_text(row.measured, 4)}, in fp32 {figure_text(row.fp32, 4)}, and up to {row.max_loss:g} less is allowed"
 
 
 def _worst_failure(parity: ParityReport) -> Iterator[str | Html]:
     failed = [row for row in parity.rows if row.verdict == "fail"]
-    row = max(failed, key=lambda one: max(one.k / parity.gate.k, one.k999 / parity.gate.k999))
+    gate = parity.gate
+    row = max(failed, key=lambda one: excess(one, gate))
     yield from ("output ", element("bdi", row.output), f" at {size_text(row.sizes)} ({_mode(row)}) ")
-    if not math.isfinite(row.k):
+    if not math.isfinite(getattr(row, gate.figures[0])):
         yield f"can't be equal ({row.reason})"
-    elif row.k > parity.gate.k:
-        yield f"is off by {times_text(row.k)} times PyTorch's own rounding error, and up to {parity.gate.k:g} times is allowed"
+    elif isinstance(gate, Gate):
+        if row.k > gate.k:
+            yield f"is off by {times_text(row.k)} times PyTorch's own rounding error, and up to {gate.k:g} times is allowed"
+        else:
+            yield f"has largest errors {times_text(row.k999)} times PyTorch's own, and up to {gate.k999:g} times is allowed"
+    elif row.discrete:
+        yield f"differs in {percent(row.relative)} of its elements, and up to {percent(gate.unequal)} is allowed"
+    elif row.relative > gate.relative:
+        yield f"is off by {percent(row.relative)} of its rms, and up to {percent(gate.relative)} is allowed"
     else:
-        yield f"has largest errors {times_text(row.k999)} times PyTorch's own, and up to {parity.gate.k999:g} times is allowed"
+        yield f"has largest errors of {percent(row.relative999)} of its rms, and up to {percent(gate.relative999)} is allowed"
 
 
 def _mode(row: ParityRow) -> str:
@@ -68,12 +103,17 @@ def _mode(row: ParityRow) -> str:
 def _figures(report: Report) -> Iterator[tuple[str, str]]:
     parity = report.parity
     measured = [row for row in parity.rows if math.isfinite(row.max_abs)]
-    for name, values, gate in (
-        ("worst k", [row.k for row in measured], parity.gate.k),
-        ("worst k999", [row.k999 for row in measured], parity.gate.k999),
-    ):
-        yield name, f"{figure_text(max(values, default=math.nan))} of {gate:g} allowed"
+    # Shares of unequal whole numbers have a bound of their own in some gates; where there are errors too, those are told.
+    told = [row for row in measured if not row.discrete] or measured
+    for name, bound in parity.gate.bounds(discrete=bool(told) and told[0].discrete).items():
+        worst = max((getattr(row, name) for row in (measured if isinstance(parity.gate, Gate) else told)), default=math.nan)
+        yield f"worst {name}", f"{figure_text(worst)} of {bound:g} allowed"
     yield "largest |error|", figure_text(max((row.max_abs for row in measured), default=math.nan))
+    if (metric := parity.metric) is not None:
+        yield (
+            f"metric {metric.name}",
+            f"{figure_text(metric.measured, 4)}, loss {figure_text(metric.loss)} of {metric.max_loss:g} allowed",
+        )
     counts = [(verdict, sum(row.verdict == verdict for row in parity.rows)) for verdict in ("pass", "fail", "skip")]
     yield "comparisons", ", ".join(f"{count} {verdict}" for verdict, count in counts)
     for row in report.bench.rows if report.bench else ():
