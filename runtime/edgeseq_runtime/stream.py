@@ -24,7 +24,7 @@ from edgeseq_runtime.tensors.spec import Array
 from edgeseq_runtime.timing import StepClock, StepTimes
 
 if TYPE_CHECKING:
-    from edgeseq_runtime.backends.onnxruntime_backend import BoundCall, OnnxRuntimeModel
+    from edgeseq_runtime.backends.model import BoundCall, Model
 
 MAX_CHUNK_SIZES = 16  # sets of buffers kept; the one unused longest makes room for a new one
 
@@ -47,7 +47,7 @@ class Stream:
     A stream belongs to one thread at a time; streams of one session are independent and may run at the same time.
     """
 
-    def __init__(self, model: OnnxRuntimeModel, interface: Interface, batch: int, identity: str = "") -> None:
+    def __init__(self, model: Model, interface: Interface, batch: int, identity: str = "") -> None:
         _require_state(interface)
         if not isinstance(batch, int) or batch < 1:
             raise StreamError(f"a stream of batch {batch} was asked for; give 1 or more")

@@ -17,7 +17,7 @@ from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
 if TYPE_CHECKING:
-    from edgeseq_runtime.backends.onnxruntime_backend import BoundCall, OnnxRuntimeModel
+    from edgeseq_runtime.backends.model import BoundCall, Model
 
 MAX_MEMORIES = 64  # of one worker; the one unused longest makes room for a new one
 
@@ -44,7 +44,7 @@ class Memory(NamedTuple):
 class BatchRunner:
     """Computes batches of steps. For one thread."""
 
-    def __init__(self, model: OnnxRuntimeModel, interface: Interface, slabs: Slabs) -> None:
+    def __init__(self, model: Model, interface: Interface, slabs: Slabs) -> None:
         self._model = model
         self._interface = interface
         self._slabs = slabs.slabs

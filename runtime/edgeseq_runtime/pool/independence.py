@@ -13,7 +13,7 @@ from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
 if TYPE_CHECKING:
-    from edgeseq_runtime.backends.onnxruntime_backend import OnnxRuntimeModel
+    from edgeseq_runtime.backends.model import Model
 
 Arrays = dict[str, Array]
 
@@ -45,7 +45,7 @@ def require_poolable(interface: Interface) -> None:
             raise StreamError(f"the size of the output {spec} is computed by the model; a pool can't share it out: use stream")
 
 
-def require_independent(model: OnnxRuntimeModel, interface: Interface) -> None:
+def require_independent(model: Model, interface: Interface) -> None:
     """Check by running it that a member of a batch does not change when its neighbour does.
 
     A sequence of small numbers is run alone, beside one of huge numbers, and beside one of NaN. This finds what no declaration

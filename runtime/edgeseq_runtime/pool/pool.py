@@ -28,7 +28,7 @@ from edgeseq_runtime.snapshot import pack_snapshot, unpack_snapshot
 from edgeseq_runtime.tensors.spec import Array
 
 if TYPE_CHECKING:
-    from edgeseq_runtime.backends.onnxruntime_backend import OnnxRuntimeModel
+    from edgeseq_runtime.backends.model import Model
 
 MAX_WORKERS = 2
 
@@ -61,7 +61,7 @@ class StreamPool:
     Everything may be called from any thread. Use it in a `with` statement, or close it.
     """
 
-    def __init__(self, model: OnnxRuntimeModel, interface: Interface, identity: str, sizes: PoolSizes) -> None:
+    def __init__(self, model: Model, interface: Interface, identity: str, sizes: PoolSizes) -> None:
         require_poolable(interface)
         require_independent(model, interface)
         self.sizes = sizes
