@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from edgeseq_export import export
 from edgeseq_export.cases import _steadiest
 from edgeseq_export.draws import Draws, InputKind
+from edgeseq_export.from_the_end import slice_from_the_end
 from edgeseq_export.gates import ONNX_GATES, TORCH_GATES, onnx_biases, onnx_weights, reorder
 from edgeseq_export.reference import evaluate, evaluate64, evaluation_copy, float64_copy
 from edgeseq_export.tensorrt_rules import tensorrt_hazards
+from edgeseq_runtime import open_bundle
 from edgeseq_runtime.errors import UnsupportedModule
 
 sizes = st.integers(1, 12)
@@ -139,6 +142,11 @@ def test_draws_on_which_nothing_moves_are_kept_in_their_order():
 
 
 node = onnx.helper.make_node
+LAST = "last"
+
+
+def index(value):
+    return onnx.numpy_helper.from_array(np.array(value), LAST)
 
 
 @pytest.mark.parametrize(
@@ -152,14 +160,49 @@ node = onnx.helper.make_node
             "different activations",
         ),
         (node("CumSum", ["x", "axis"], ["y"]), "CumSum"),
+        (node("GatherND", ["x", LAST], ["y"]), "negative index"),
     ],
 )
 def test_a_rule_of_tensorrt_that_is_broken_is_reported(broken, message):
-    names = [name for name in broken.input if name]
-    (hazard,) = tensorrt_hazards(graph_of(broken, inputs=names))
+    names = [name for name in broken.input if name and name != LAST]
+    (hazard,) = tensorrt_hazards(graph_of(broken, inputs=names, initializers=[index(-1)]))
     assert message in hazard
 
 
 def test_a_graph_that_keeps_the_rules_has_no_hazards():
     sound = node("LSTM", ["x", "w", "r"], ["y"], direction="bidirectional", hidden_size=2)
     assert tensorrt_hazards(graph_of(sound, inputs=["x", "w", "r"])) == ()
+
+
+@pytest.mark.parametrize("position", [-1, -2, 0, 2])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_index_from_the_end_becomes_a_slice_of_the_same_value(position, axis):
+    gather = node("Gather", ["x", LAST], ["y"], axis=axis)
+    graph = graph_of(gather, inputs=["x"], initializers=[index(position)])
+    graph.outputs.append(graph[0].outputs[0])
+    slice_from_the_end(graph)
+    assert [n.op_type for n in graph] == (["Slice", "Squeeze"] if position < 0 else ["Gather"])
+    assert tensorrt_hazards(graph) == ()
+    model = ir.Model(graph, ir_version=10)
+    graph.opset_imports[""] = 20
+    x = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
+    (y,) = onnx.reference.ReferenceEvaluator(ir.serde.serialize_model(model)).run(None, {"x": x})
+    assert np.array_equal(y, x.take(position, axis))
+
+
+def test_an_index_from_the_end_of_a_known_size_stays():
+    graph = graph_of(node("Gather", ["x", LAST], ["y"]), inputs=["x"], initializers=[index(-1)])
+    graph.inputs[0].shape = ir.Shape([4, "B"])
+    slice_from_the_end(graph)
+    assert [n.op_type for n in graph] == ["Gather"]
+    assert tensorrt_hazards(graph) == ()
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_an_rnn_node_has_one_activation_a_direction(nonlinearity, directions, tmp_path):
+    module = nn.RNN(3, 4, nonlinearity=nonlinearity, bidirectional=directions == 2)
+    path = export(module, {"input": torch.randn(5, 2, 3)}, tmp_path / "rnn.edgeseq", axes={"input": ("T", "B", None)})
+    graph = onnx.load_from_string(open_bundle(path).model()).graph
+    (found,) = (a.strings for n in graph.node if n.op_type == "RNN" for a in n.attribute if a.name == "activations")
+    assert list(found) == [nonlinearity.capitalize().encode()] * directions

@@ -90,8 +90,8 @@ def _gru_node(x: Any, W: Any, R: Any, b: Any, lengths: Any, h0: Any, direction: 
 
 def _rnn_node(x: Any, W: Any, R: Any, b: Any, lengths: Any, h0: Any, direction: str, activation: str) -> Any:
     D, _, H = R.shape
-    chosen = {} if activation == "Tanh" else {"activations": [activation] * D}
-    y, h_n = _op.RNN(x, W, R, b, lengths, h0, direction=direction, hidden_size=H, **chosen)
+    # Left out, the schema's default for two directions would be written into a node of one, and TensorRT refuses that.
+    y, h_n = _op.RNN(x, W, R, b, lengths, h0, direction=direction, hidden_size=H, activations=[activation] * D)
     return _merge_directions(y, D), h_n
 
 

@@ -65,6 +65,21 @@ def _running_sum(node: ir.Node) -> str | None:
     return None
 
 
+def _index_from_the_end(node: ir.Node) -> str | None:
+    indices = node.inputs[1] if node.op_type in ("Gather", "GatherElements", "GatherND") else None
+    constant = ir.convenience.get_const_tensor(indices) if indices is not None else None
+    if constant is None or not (constant.numpy() < 0).any() or _size_known(node):
+        return None
+    return f"TensorRT leaves undefined a negative index along an axis of dynamic size (node '{node.name}'); count from its start"
+
+
+def _size_known(node: ir.Node) -> bool:
+    data = node.inputs[0]
+    shape = data.shape if data is not None else None
+    axis = node.attributes.get_int("axis", 0)
+    return node.op_type != "GatherND" and shape is not None and isinstance(shape[axis], int)
+
+
 _UNPARSED = {
     "Affine",
     "Compress",
@@ -82,4 +97,5 @@ _RULES: tuple[Rule, ...] = (
     _scan_without_state,
     _recurrent_in_branch,
     _running_sum,
+    _index_from_the_end,
 )
