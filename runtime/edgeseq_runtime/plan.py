@@ -13,6 +13,14 @@ from edgeseq_runtime.errors import UsageError
 # up; where the cores are shared it costs up to 2.8x, and at the pace of real time (10 ms a step) it brings nothing.
 DEFAULT_THREADS = 1
 
+# What a GPU's device may be run with: name -> the profile whose backend, options and hazards that is.
+BACKENDS = {
+    "onnxruntime-cpu": None,
+    "onnxruntime-cuda": "cuda",
+    "onnxruntime-tensorrt": "cuda",
+    "tensorrt": "tensorrt",
+}
+
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything `open_session` needs to know."""
@@ -27,7 +35,14 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hazards: tuple[str, ...] = ()  # "rule: what goes wrong"
 
 
-def make_plan(bundle: Bundle, device: Device | str = "auto", *, precision: str = "fp32", threads: int | None = None) -> Plan:
+def make_plan(
+    bundle: Bundle,
+    device: Device | str = "auto",
+    *,
+    precision: str = "fp32",
+    threads: int | None = None,
+    backend: str | None = None,
+) -> Plan:
     """Decide how a bundle runs on a device. Pure: opens nothing, asks no hardware.
 
     Args:
@@ -35,21 +50,25 @@ def make_plan(bundle: Bundle, device: Device | str = "auto", *, precision: str =
         device: a profile or its name.
         precision: one that the bundle holds.
         threads: how many share one operator; 1 unless said.
+        backend: one of `BACKENDS`, in place of the device's own.
 
     Raises:
-        UsageError: the bundle has no such precision, or fewer than 1 thread.
+        UsageError: the bundle has no such precision, fewer than 1 thread, or a backend that the device has not.
         DeviceError: there is no such device.
     """
     bundle.model(precision)  # raises where there is none
-    plan = plan_for_device(device, precision=precision, threads=threads)
+    plan = plan_for_device(device, precision=precision, threads=threads, backend=backend)
     return msgspec.structs.replace(plan, hazards=(*bundle.manifest.hazards, *plan.hazards))
 
 
-def plan_for_device(device: Device | str, *, precision: str = "fp32", threads: int | None = None) -> Plan:
+def plan_for_device(
+    device: Device | str, *, precision: str = "fp32", threads: int | None = None, backend: str | None = None
+) -> Plan:
     """The plan for a model of which nothing is known, as a plain `.onnx` is."""
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; give 1 or more, or leave it out")
     device = device if isinstance(device, Device) else load_device(device)
+    device = device if backend is None else _on_backend(device, backend)
     return Plan(
         device=device.name,
         backend=device.backend,
@@ -58,4 +77,27 @@ def plan_for_device(device: Device | str, *, precision: str = "fp32", threads: i
         provider_options=device.provider_options,
         threads=DEFAULT_THREADS if threads is None else threads,
         hazards=tuple(f"{hazard.rule}: {hazard.text}" for hazard in device.hazards_at(precision)),
+    )
+
+
+def _on_backend(device: Device, backend: str) -> Device:
+    """A device as run with another backend than its own."""
+    if backend not in BACKENDS:
+        raise UsageError(f"there is no backend '{backend}'; there are: {', '.join(BACKENDS)}")
+    if device.kind != "gpu" and backend != "onnxruntime-cpu":
+        raise UsageError(f"backend '{backend}' needs an NVIDIA GPU, and device '{device.name}' is a CPU; choose another device")
+    generic = BACKENDS[backend]
+    usual = {name: load_device(name) for name in ("cuda", "tensorrt")}
+    own = tuple(hazard for hazard in device.hazards if all(hazard not in one.hazards for one in usual.values()))
+    if generic is None:
+        changes = {"backend": "onnxruntime", "providers": ("CPUExecutionProvider",), "provider_options": {}, "hazards": own}
+        return msgspec.structs.replace(device, **changes)
+    base = usual[generic]
+    engines = ("TensorrtExecutionProvider",) if backend == "onnxruntime-tensorrt" else ()
+    return msgspec.structs.replace(
+        device,
+        backend=base.backend,
+        providers=(*engines, *base.providers),
+        provider_options=base.provider_options,
+        hazards=(*base.hazards, *own),
     )
