@@ -242,7 +242,7 @@ def test_a_bundle_whose_model_is_another_is_refused(tmp_path):
     renamed = onnx.load_from_string(model.onnx)
     renamed.graph.input[0].name = runtime_models.node_of(renamed, "GRU").input[0] = "sound"
     path = replace(model, onnx=renamed.SerializeToString()).write(tmp_path / "m.edgeseq", ONE_CASE, draws=1)
-    with pytest.raises(BadManifest, match=r"declares the inputs \[x: .* and its model has \[sound: "):
+    with pytest.raises(BadManifest, match=r"declares the inputs \[x: .* and its fp32 model has \[sound: "):
         edgeseq_runtime.load(path)
 
 

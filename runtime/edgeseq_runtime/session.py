@@ -152,8 +152,9 @@ def open_session(bundle: Bundle, plan: Plan) -> Session:
     for kind, declared, found in zip(("inputs", "outputs"), (interface.inputs, interface.outputs), model.specs(), strict=True):
         if _kinds(declared) != _kinds(found):
             raise BadManifest(
-                f"{bundle.path} declares the {kind} [{', '.join(map(str, declared))}] and its model has "
-                f"[{', '.join(map(str, found))}]; export it again"
+                f"{bundle.path} declares the {kind} [{', '.join(map(str, declared))}] and its {plan.precision} model has "
+                f"[{', '.join(map(str, found))}]; "
+                + ("export it again" if plan.precision == "fp32" else "cast inside the graph, so that it keeps the interface")
             )
     return Session(model, interface, plan, f"{bundle.sha256}/{plan.precision}")
 
