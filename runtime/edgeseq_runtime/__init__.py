@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgeseq_runtime import errors
     from edgeseq_runtime.bench import BenchReport, measure_bench
+    from edgeseq_runtime.bisect import Divergence, find_divergence
     from edgeseq_runtime.bundle import Bundle, open_bundle
     from edgeseq_runtime.device import Device, list_devices, load_device
     from edgeseq_runtime.generation import Writer, load_writer
@@ -32,6 +33,7 @@ __all__ = [
     "BenchReport",
     "Bundle",
     "Device",
+    "Divergence",
     "ParityReport",
     "Plan",
     "PoolStats",
@@ -42,6 +44,7 @@ __all__ = [
     "TensorSpec",
     "Writer",
     "errors",
+    "find_divergence",
     "list_devices",
     "load",
     "load_device",
@@ -55,6 +58,7 @@ __all__ = [
 
 _MODULES = {  # name -> the module of this package that has it
     **dict.fromkeys(("BenchReport", "measure_bench"), "bench"),
+    **dict.fromkeys(("Divergence", "find_divergence"), "bisect"),
     **dict.fromkeys(("Bundle", "open_bundle"), "bundle"),
     **dict.fromkeys(("Device", "list_devices", "load_device"), "device"),
     **dict.fromkeys(("Writer", "load_writer"), "generation"),

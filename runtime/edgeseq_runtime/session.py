@@ -18,7 +18,7 @@ from edgeseq_runtime.tensors import TensorSpec, check_inputs
 from edgeseq_runtime.tensors.spec import Array
 
 if TYPE_CHECKING:
-    from edgeseq_runtime.backends.onnxruntime_backend import OnnxRuntimeModel
+    from edgeseq_runtime.backends.model import Model
 
 
 class Session:
@@ -27,7 +27,7 @@ class Session:
     `run` may be called from several threads at once; `stream` makes independent streams, each for one thread at a time.
     """
 
-    def __init__(self, model: OnnxRuntimeModel, interface: Interface, plan: Plan, identity: str = "") -> None:
+    def __init__(self, model: Model, interface: Interface, plan: Plan, identity: str = "") -> None:
         self._model = model
         self.interface = interface
         self.plan = plan
@@ -147,7 +147,7 @@ def open_session(bundle: Bundle, plan: Plan) -> Session:
         ProviderError: the backend or a provider is not there.
         BadManifest: the model has other inputs or outputs than the bundle declares.
     """
-    model = _load_model(bundle.model(plan.precision), plan)
+    model = load_model(bundle.model(plan.precision), plan)
     interface = interface_of(bundle.manifest)
     for kind, declared, found in zip(("inputs", "outputs"), (interface.inputs, interface.outputs), model.specs(), strict=True):
         if _kinds(declared) != _kinds(found):
@@ -169,13 +169,23 @@ def _open_onnx(path: Path, device: Device | str, precision: str, threads: int | 
     if not path.is_file():
         raise UsageError(f"can't read the model {path}: No such file")
     plan = plan_for_device(device, threads=threads)
-    model = _load_model(path, plan)
+    model = load_model(path, plan)
     return Session(model, Interface(*model.specs()), plan)
 
 
-def _load_model(model: bytes | Path, plan: Plan) -> OnnxRuntimeModel:
+def load_model(model: bytes | Path, plan: Plan, *, optimise: bool = True) -> Model:
+    """A graph on the plan's backend; without `optimise` it is run node by node as it stands.
+
+    Raises:
+        UsageError: the backend can't load the graph.
+        ProviderError: the backend or a provider is not there.
+    """
+    if plan.backend == "tensorrt-network":
+        return _parsed_by_tensorrt(model, plan)
     if plan.backend != "onnxruntime":
-        raise ProviderError(f"device '{plan.device}' asks for backend '{plan.backend}'; this release has: onnxruntime")
+        raise ProviderError(
+            f"device '{plan.device}' asks for backend '{plan.backend}'; this release has: onnxruntime, tensorrt-network"
+        )
     try:
         from edgeseq_runtime.backends import onnxruntime_backend
     except ImportError as error:
@@ -183,4 +193,15 @@ def _load_model(model: bytes | Path, plan: Plan) -> OnnxRuntimeModel:
             f"device '{plan.device}' needs ONNX Runtime, and importing it failed ({error}); "
             'install it: pip install "edgeseq[ort]"'
         ) from error
-    return onnxruntime_backend.load_model(model, plan)
+    return onnxruntime_backend.load_model(model, plan, optimise=optimise)
+
+
+def _parsed_by_tensorrt(model: bytes | Path, plan: Plan) -> Model:
+    try:
+        from edgeseq_runtime.backends import tensorrt_network_backend
+    except ImportError as error:
+        raise ProviderError(
+            f"device '{plan.device}' needs TensorRT's importer, and importing it failed ({error}); "
+            'install it, no GPU is needed: pip install "edgeseq[tensorrt-rtx]"'
+        ) from error
+    return tensorrt_network_backend.load_model(model, plan)

@@ -92,6 +92,11 @@ class OnnxRuntimeModel:
         """
         return _specs(self._session.get_inputs()), _specs(self._session.get_outputs())
 
+    def axes(self) -> dict[str, tuple[int | str, ...]]:
+        """The axes of each output that is a tensor, as ONNX Runtime inferred them; one that it does not know has no name."""
+        outputs = (output for output in self._session.get_outputs() if output.type.startswith("tensor("))
+        return {output.name: tuple("" if size is None else size for size in output.shape or ()) for output in outputs}
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name. The inputs must have been checked: ONNX Runtime ends the process on an empty one.
 
@@ -108,8 +113,10 @@ class OnnxRuntimeModel:
         return BoundCall(self._session, inputs, outputs)
 
 
-def load_model(model: bytes | Path, plan: Plan) -> OnnxRuntimeModel:
+def load_model(model: bytes | Path, plan: Plan, *, optimise: bool = True) -> OnnxRuntimeModel:
     """Load a serialised model, or a file where it refers to others beside it, as the plan says.
+
+    Without `optimise`, ONNX Runtime runs the graph node by node as it stands: nothing fused, nothing folded.
 
     Raises:
         UsageError: ONNX Runtime can't load the model.
@@ -122,7 +129,7 @@ def load_model(model: bytes | Path, plan: Plan) -> OnnxRuntimeModel:
     with _without_fallback(plan):
         session = ort.InferenceSession(
             model if isinstance(model, bytes) else str(model),
-            _session_options(plan),
+            _session_options(plan, optimise),
             providers=[(name, plan.provider_options.get(name, {})) for name in plan.providers],
             enable_fallback=0,
         )
@@ -154,8 +161,10 @@ def _not_got(names: Sequence[str], plan: Plan, found: str) -> str:
     )
 
 
-def _session_options(plan: Plan) -> ort.SessionOptions:
+def _session_options(plan: Plan, optimise: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = plan.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ONLY_EXCEPTIONS

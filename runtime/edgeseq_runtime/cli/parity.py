@@ -14,6 +14,7 @@ from edgeseq_runtime.cli.files import write_file
 from edgeseq_runtime.cli.inspect import shape_text
 from edgeseq_runtime.cli.options import DebugOption, JsonOption, MaxMetricLossOption, MetricOption, PrecisionOption, ThreadsOption
 from edgeseq_runtime.cli.suite import gated_text, measure_suite, print_suite
+from edgeseq_runtime.cli.where import AgainstOption, ReproductionOption, Search, find_where, print_where
 from edgeseq_runtime.console import OUT, pairs, progress, table
 from edgeseq_runtime.device import load_device
 from edgeseq_runtime.errors import EdgeseqError, UsageError
@@ -41,6 +42,8 @@ def parity_command(
     threads: ThreadsOption = None,
     metric: MetricOption = None,
     max_metric_loss: MaxMetricLossOption = MAX_LOSS,
+    against: AgainstOption = None,
+    reproduction: ReproductionOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
     junit: JunitOption = None,
@@ -55,11 +58,15 @@ def parity_command(
     Exits with 2 where a bundle could not be measured, whatever the others gave.
     """
     devices = device or ["auto"]
+    search = Search(against, reproduction)
     if len(bundles) == 1 and len(devices) == 1 and not bundles[0].is_dir():
-        outcomes = _measure_one(Job(str(bundles[0]), devices[0], precision, threads, metric, max_metric_loss), as_json, junit)
+        outcomes = _measure_one(
+            Job(str(bundles[0]), devices[0], precision, threads, metric, max_metric_loss), as_json, junit, search
+        )
     elif record is not None:
         raise UsageError("--record is of one bundle on one device; more were named: measure them one by one")
     else:
+        search.require_one_bundle()
         outcomes = measure_suite(bundles, devices, Job("", "", precision, threads, metric, max_metric_loss), jobs)
         print_suite(outcomes, as_json=as_json)
     _write_junit(junit, outcomes)
@@ -69,7 +76,8 @@ def parity_command(
         raise typer.Exit(code)
 
 
-def _measure_one(job: Job, as_json: bool, junit: Path | None) -> tuple[Outcome, ...]:
+def _measure_one(job: Job, as_json: bool, junit: Path | None, search: Search) -> tuple[Outcome, ...]:
+    search.require_readable()
     start = time.perf_counter()
     try:
         with progress("parity") as report_progress:
@@ -78,10 +86,16 @@ def _measure_one(job: Job, as_json: bool, junit: Path | None) -> tuple[Outcome, 
         _write_junit(junit, (failed(job, error, time.perf_counter() - start),))
         raise
     seconds = time.perf_counter() - start
-    if as_json:
-        print(json.dumps(report.to_json(), indent=1))
-    else:
+    if not as_json:
         _print(report)
+    # A metric alone may fail: then every value is near enough, and there is none to name.
+    wrong = report.count("fail") > 0
+    where = find_where(job, search) if wrong else None
+    if as_json:
+        found = {"where": where and where.to_json()} if wrong else {}
+        print(json.dumps({**report.to_json(), **found}, indent=1))
+    elif wrong:
+        print_where(where, search)
     return (Outcome(job=job, seconds=seconds, report=report),)
 
 

@@ -1,0 +1,304 @@
+"""The first value at which two computations part: node by node, and inside bodies step by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from edgeseq_runtime.bisect import graphs
+from edgeseq_runtime.bisect.align import Level, Pair, align, values_of
+from edgeseq_runtime.bisect.computation import Computation, Seen, same_way
+from edgeseq_runtime.bisect.differences import node_differences
+from edgeseq_runtime.bisect.divergence import Divergence
+from edgeseq_runtime.bisect.expose import Value, name_unused_outputs, nudge, nudged
+from edgeseq_runtime.bisect.place import Sizes, Spot, spot_in_body, spot_in_graph
+from edgeseq_runtime.bisect.rule import NUDGES, Difference, relative
+from edgeseq_runtime.tensors.spec import Array
+
+Arrays = Mapping[str, Array]
+
+
+class Located(NamedTuple):
+    """What was found, and what it takes to show it again."""
+
+    divergence: Divergence
+    pair: Pair | None
+    level: Level | None  # of the whole graphs
+    iterations: tuple[int, ...]  # of the loops around the node
+    suspect: Computation
+    reference: Computation
+    inputs: Arrays
+
+
+class _Candidate(NamedTuple):
+    """A value to compare. Of a body's input, the pair is the loop that gives it."""
+
+    pair: Pair
+    suspect: Value
+    reference: Value
+    position: int  # of the node in its graph; -1 of a body's input
+
+
+class _Found(NamedTuple):
+    candidate: _Candidate
+    difference: Difference
+    axes: tuple[int | str, ...]
+    iterations: tuple[int, ...]
+    exact: bool  # the first that differs by a bit, and nothing else can explain it
+    inputs_equal: bool
+
+
+def locate(
+    suspect: Computation, reference: Computation, inputs: Arrays, sizes: Sizes, *, cause: str, draw: int = 0
+) -> Located | None:
+    """The first value of the suspect that leaves its reference on these inputs; None where none does.
+
+    Where both are run in the same way, a value differs by a bit, its node has the same operator and reads the same values, that
+    node is named: nothing but the node explains it. Else the first is named that differs by more than rounding explains.
+
+    Raises:
+        UsageError: a backend can't load one of the graphs.
+        InputError: it can't compute it on these inputs.
+    """
+    suspect = suspect.with_model(name_unused_outputs(suspect.model))
+    reference = reference.with_model(name_unused_outputs(reference.model))
+    level = align(suspect.graph, reference.graph)
+    look = _Look(suspect, reference, inputs, level)
+    candidates = [_Candidate(pair, a, b, pair.at) for pair, a, b in values_of(level.pairs)]
+    found = look.first(candidates)
+    if found is None:
+        return None
+    pair = found.candidate.pair
+    if pair.at in level.below:
+        found = look.first(list(_inside(level.below[pair.at], pair))) or found
+    spot = _spot(found, level, sizes)
+    return Located(
+        _divergence(found, spot, level, sizes, cause, draw),
+        found.candidate.pair,
+        level,
+        found.iterations,
+        suspect,
+        reference,
+        inputs,
+    )
+
+
+def _inside(level: Level, loop: Pair) -> Iterator[_Candidate]:
+    """Everything aligned in a loop's body and in the bodies in it: inputs of the body, then what its nodes compute."""
+    place, reference_place = (*loop.place, loop.at), (*loop.reference_place, loop.reference_at)
+    for mine, yours in zip(level.suspect.inputs, level.reference.inputs, strict=False):
+        yield _Candidate(loop, Value(place, mine), Value(reference_place, yours), -1)
+    for pair, a, b in values_of(level.pairs):
+        yield _Candidate(pair, a, b, pair.at)
+    for pair in level.pairs:
+        if pair.at in level.below:
+            yield from _inside(level.below[pair.at], pair)
+
+
+class _Look:
+    """Both computations on one set of inputs, and the reference nudged."""
+
+    def __init__(self, suspect: Computation, reference: Computation, inputs: Arrays, level: Level) -> None:
+        self._suspect, self._reference, self._inputs = suspect, reference, inputs
+        self._level = level
+        self._same_way = same_way(suspect, reference)
+
+    def first(self, candidates: Sequence[_Candidate]) -> _Found | None:
+        """The first of them, in the order in which they are computed, that counts as having left."""
+        suspect = self._suspect.values([one.suspect for one in candidates], self._inputs)
+        reference = self._reference.values([one.reference for one in candidates], self._inputs)
+        seen = [
+            (one, Difference(suspect[one.suspect].array, reference[one.reference].array), reference[one.reference])
+            for one in candidates
+            if one.suspect in suspect and one.reference in reference
+        ]
+        cut = [(one, cut_to_steps(difference, len(one.suspect.place)), at) for one, difference, at in seen]
+        unequal = [(one, difference, at) for one, difference, at in cut if difference.kind]
+        if not unequal:
+            return None
+        bits = min((_found(one, difference, at, exact=True) for one, difference, at in unequal), key=_order)
+        wired = self._wired_alike(bits.candidate)
+        certain = wired is not None or self._state_lost(bits.candidate, bits.iterations)
+        bits = bits._replace(inputs_equal=self._all_aligned(bits.candidate))
+        if self._same_way and certain:
+            return bits
+        nudges = self._nudged([one.reference for one, _, _ in unequal])
+        left = []
+        for one, difference, at in unequal:
+            moved = [run[one.reference].array for run in nudges if one.reference in run]
+            judged = cut_to_steps(difference._replace(nudged=moved), len(one.suspect.place))
+            if judged.left:
+                left.append(_found(one, judged, at, exact=False))
+        if not left:
+            return None
+        found = min(left, key=_order)
+        return found._replace(inputs_equal=bits.inputs_equal and found.candidate is bits.candidate)
+
+    def _nudged(self, values: list[Value]) -> list[dict[Value, Seen]]:
+        runs = []
+        for seed in range(NUDGES):
+            random = np.random.default_rng(seed)
+            inputs = {name: nudge(array, random) for name, array in self._inputs.items()}
+            runs.append(self._reference.with_model(nudged(self._reference.model, random)).values(values, inputs))
+        return runs
+
+    def _wired_alike(self, candidate: _Candidate) -> bool | None:
+        """Whether a node reads the values that answer to those its reference reads, by the same operator.
+
+        None where that can't be told: another operator, or a value that answers to none of the reference's.
+        """
+        pair = candidate.pair
+        mine, yours = graphs.reads(pair.suspect), graphs.reads(pair.reference)
+        if candidate.position < 0 or pair.suspect.op != pair.reference.op:
+            return None
+        values = self._level.at(pair.place).values
+        answers = [(values.get(name) if name else "") for name in mine]
+        if None in answers:
+            return None
+        return _without_trailing(answers) == _without_trailing(yours)
+
+    def _all_aligned(self, candidate: _Candidate) -> bool:
+        """Whether the reference has all values that a node reads. Of the first value that differs, they are equal then."""
+        values = self._level.at(candidate.pair.place).values
+        return candidate.position >= 0 and all(name in values for name in graphs.reads(candidate.pair.suspect) if name)
+
+    def _state_lost(self, candidate: _Candidate, iterations: tuple[int, ...]) -> bool:
+        """Whether a body's input differs because the step before gave another of its values, or none, to it."""
+        if candidate.position >= 0 or iterations[-1] == 0:
+            return False
+        level = self._level.at(candidate.suspect.place)
+        at = level.suspect.inputs.index(candidate.suspect.name) - (candidate.pair.suspect.op == "Loop")
+        if not 0 <= at < min(len(level.suspect.outputs), len(level.reference.outputs)):
+            return False
+        answer = level.values.get(level.suspect.outputs[at])
+        return answer is not None and answer != level.reference.outputs[at]
+
+
+def _without_trailing(names: Sequence[str | None]) -> list[str | None]:
+    """Names but for those left out at the end."""
+    found = list(names)
+    while found and not found[-1]:
+        found.pop()
+    return found
+
+
+def cut_to_steps(difference: Difference, depth: int) -> Difference:
+    """In bodies: both over the steps that both have run."""
+    if not depth or difference.suspect.ndim < depth or difference.reference.ndim < depth:
+        return difference
+    counts = [min(pair) for pair in zip(difference.suspect.shape[:depth], difference.reference.shape[:depth], strict=True)]
+    window = tuple(slice(count) for count in counts)
+    return Difference(difference.suspect[window], difference.reference[window], [one[window] for one in difference.nudged])
+
+
+def _found(candidate: _Candidate, difference: Difference, seen: Seen, *, exact: bool) -> _Found:
+    depth = len(candidate.suspect.place)
+    return _Found(candidate, difference, seen.axes, _first_iterations(difference, depth, exact=exact), exact, False)
+
+
+def _first_iterations(difference: Difference, depth: int, *, exact: bool) -> tuple[int, ...]:
+    """Of each loop around a value, the step in which it first differs, in the order in which they run."""
+    if not depth or not difference.comparable:
+        return (0,) * depth
+    counts = difference.reference.shape[:depth]
+    suspect, reference = _flat(difference.suspect, depth), _flat(difference.reference, depth)
+    flat = Difference(suspect, reference, [_flat(array, depth) for array in difference.nudged])
+    if exact:
+        at = np.flatnonzero(flat.unequal_at(0))
+    else:
+        error, allowed = flat.along(0)
+        at = np.flatnonzero(error > allowed)
+        at = at if at.size else np.flatnonzero(error == error.max())
+    return tuple(int(one) for one in np.unravel_index(at[0], counts))
+
+
+def _flat(array: Array, depth: int) -> Array:
+    return array.reshape(-1, *array.shape[depth:])
+
+
+def _order(found: _Found) -> tuple[float, ...]:
+    """When a value is computed: by node in the main graph; in bodies by step, then node, the steps of inner loops between."""
+    place, iterations = found.candidate.suspect.place, found.iterations
+    key: list[float] = []
+    for node, iteration in zip(place, iterations, strict=True):
+        key += [node, iteration]
+    # What a loop gives comes after everything inside it.
+    return (*key, found.candidate.position, math.inf)
+
+
+def _spot(found: _Found, level: Level, sizes: Sizes) -> Spot:
+    place = found.candidate.suspect.place
+    if not place:
+        return spot_in_graph(
+            found.difference, found.candidate.pair, found.candidate.suspect.name, found.axes, sizes, exact=found.exact
+        )
+    if not found.difference.comparable:
+        return Spot()
+    loops = [level.at(place[:depth]).suspect.nodes[place[depth]] for depth in range(len(place))]
+    return spot_in_body(found.difference, loops, found.iterations, found.axes, sizes)
+
+
+def _divergence(found: _Found, spot: Spot, level: Level, sizes: Sizes, cause: str, draw: int) -> Divergence:
+    pair, difference = found.candidate.pair, found.difference
+    kind = difference.kind
+    scale = difference.allowed and relative_scale(difference)
+    return Divergence(
+        cause=cause,
+        node=pair.suspect.name,
+        op=pair.suspect.op,
+        path=path_text(level, pair),
+        value=found.candidate.suspect.name,
+        kind=kind,
+        found=found_text(difference, len(found.candidate.suspect.place), found.iterations),
+        sizes=dict(sizes.sizes),
+        draw=draw,
+        error=relative(difference) if kind == "value" else math.inf,
+        allowed=0.0 if found.exact else float(scale),
+        inputs_equal=found.inputs_equal,
+        differences=tuple(node_differences(pair, level)) if cause == "graph" else (),
+        **spot._asdict(),
+    )
+
+
+def relative_scale(difference: Difference) -> float:
+    """What rounding explains, over the rms of the reference."""
+    zero = Difference(np.zeros_like(difference.reference), difference.reference)
+    scale = float(np.sqrt(np.mean(np.square(zero.error)))) if zero.reference.size else 0.0
+    return difference.allowed / scale if scale and math.isfinite(scale) else 0.0
+
+
+def path_text(level: Level, pair: Pair) -> str:
+    """A node by the loops around it."""
+    words, here = [], level
+    for index in pair.place:
+        words += [node_text(here.suspect.nodes[index]), "body"]
+        here = here.below[index]
+    return " / ".join([*words, node_text(pair.suspect)])
+
+
+def node_text(node: graphs.Node) -> str:
+    """A node in words: its operator and its name, or that of its output where it has none."""
+    return f"{node.op} '{node.name or next(filter(None, node.outputs), '')}'"
+
+
+def found_text(difference: Difference, depth: int, iterations: tuple[int, ...]) -> str:
+    """What is there and what should be, in words."""
+    if difference.kind == "dtype":
+        return f"{difference.suspect.dtype}; the reference's is {difference.reference.dtype}"
+    if difference.kind == "shape":
+        return f"shape {difference.suspect.shape}; the reference's is {difference.reference.shape}"
+    at = tuple(iterations)
+    suspect, reference = np.asarray(difference.suspect[at]), np.asarray(difference.reference[at])
+    here = Difference(suspect, reference)
+    unequal = int(np.count_nonzero(here.error))
+    where = " in that step" if depth else ""
+    if difference.kind == "nan":
+        lost = int(np.count_nonzero(~np.isfinite(suspect) & np.isfinite(reference)))
+        return f"{lost} of {suspect.size} elements{where} are no number; the reference's are"
+    most = float(here.error.max()) if here.error.size else 0.0
+    return (
+        f"{unequal} of {suspect.size} elements{where} differ, by up to {most:.2g}; dtype {reference.dtype}, shape {reference.shape}"
+    )
