@@ -13,6 +13,7 @@ from torch import nn
 
 from edgeseq_export import export
 from edgeseq_export.cases import _steadiest
+from edgeseq_export.defaults import write_defaults
 from edgeseq_export.draws import Draws, InputKind
 from edgeseq_export.from_the_end import slice_from_the_end
 from edgeseq_export.gates import ONNX_GATES, TORCH_GATES, onnx_biases, onnx_weights, reorder
@@ -160,6 +161,7 @@ def index(value):
             "different activations",
         ),
         (node("CumSum", ["x", "axis"], ["y"]), "CumSum"),
+        (node("NonZero", ["x"], ["y"]), "does not parse NonZero"),
         (node("GatherND", ["x", LAST], ["y"]), "negative index"),
     ],
 )
@@ -196,6 +198,16 @@ def test_an_index_from_the_end_of_a_known_size_stays():
     slice_from_the_end(graph)
     assert [n.op_type for n in graph] == ["Gather"]
     assert tensorrt_hazards(graph) == ()
+
+
+def test_the_constants_of_selu_are_written_out():
+    default, own = (node("Selu", ["x"], [name], **given) for name, given in (("y", {}), ("z", {"alpha": 2.0})))
+    graph = graph_of(default, own, inputs=["x"])
+    write_defaults(graph)
+    schema = onnx.defs.get_schema("Selu", 20).attributes
+    expected = {name: schema[name].default_value.f for name in ("alpha", "gamma")}
+    assert {name: found.as_float() for name, found in graph[0].attributes.items()} == expected
+    assert graph[1].attributes["alpha"].as_float() == 2
 
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])

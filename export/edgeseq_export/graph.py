@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgeseq_export.defaults import write_defaults
 from edgeseq_export.from_the_end import slice_from_the_end
 from edgeseq_export.subject import Subject
 from edgeseq_export.trace import Trace
@@ -23,6 +24,7 @@ def finish(trace: Trace, subject: Subject, outputs: Sequence[TensorSpec]) -> ir.
     model = trace.model
     _fold_lengths_casts(model.graph)
     slice_from_the_end(model.graph)
+    write_defaults(model.graph)
     for apply in (
         common.OutputFixPass(),
         common.IdentityEliminationPass(),

@@ -84,6 +84,7 @@ _UNPARSED = {
     "Affine",
     "Compress",
     "DynamicQuantizeLinear",
+    "NonZero",
     "SequenceConstruct",
     "SequenceAt",
     "SplitToSequence",
