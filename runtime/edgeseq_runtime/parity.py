@@ -3,7 +3,7 @@
 Every reference case is run whole; where there is state, also piece by piece through a stream. Shapes, dtypes and not-a-number
 come first; then the distance from PyTorch's float64 result, pooled over the draws of a case (`edgeseq_runtime.tensors.distance`),
 in units of PyTorch's own rounding error or, below float32, of the output's rms: as the bundle's gate for the precision says. A
-metric of the user's own comes last (`edgeseq_runtime.metric`).
+metric of the user's own may be asked for besides (`edgeseq_runtime.metric`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edgeseq_runtime.chunks import cut, run_in_chunks
 from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import EdgeseqError, StreamError, UsageError
 from edgeseq_runtime.interface import TIME, Interface
-from edgeseq_runtime.metric import MAX_LOSS, Metric, MetricRow, measure_metric, require_bound
+from edgeseq_runtime.metric import MAX_LOSS, Metric, MetricRow, measure_metric
 from edgeseq_runtime.plan import make_plan
 from edgeseq_runtime.sequences import Sequence, sequences_of
 from edgeseq_runtime.session import Session, open_session
@@ -147,15 +147,14 @@ def measure_parity(
     """
     if Path(path).suffix == ".onnx":
         raise UsageError(f"{path} is a plain ONNX model and holds no reference values; export it to a bundle to prove it")
-    if metric is not None:
-        require_bound(max_loss)  # before the work is done
     bundle = open_bundle(path)
     if session is None:
         session = open_session(bundle, make_plan(bundle, device, precision=precision, threads=threads))
     cases = _cases(bundle, at)
     gate = bundle.manifest.gate(session.plan.precision)
-    rows = tuple(_rows(session, cases, gate, _Audience(cases, session, progress, observe)))
+    # The user's code first: where it is wrong, that is told at once.
     taken = None if metric is None else measure_metric(bundle, session, metric, max_loss)
+    rows = tuple(_rows(session, cases, gate, _Audience(cases, session, progress, observe)))
     return _report(bundle, session, gate, rows, taken)
 
 

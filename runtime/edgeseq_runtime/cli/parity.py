@@ -89,7 +89,7 @@ def _measure_one(job: Job, as_json: bool, junit: Path | None, search: Search) ->
     if not as_json:
         _print(report)
     # A metric alone may fail: then every value is near enough, and there is none to name.
-    wrong = report.count("fail") > 0
+    wrong = any(row.verdict == "fail" for row in report.rows)
     where = find_where(job, search) if wrong else None
     if as_json:
         found = {"where": where and where.to_json()} if wrong else {}
