@@ -14,8 +14,8 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class Chip(Facts, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What code is compiled for."""
 
-    compute_capability: str  # "8.7"
     soc: str | None = None  # of a Jetson module: "tegra234"
+    compute_capability: str  # "8.7"
 
 
 class Memory(Facts, frozen=True, forbid_unknown_fields=True, kw_only=True):

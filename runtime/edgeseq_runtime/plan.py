@@ -68,7 +68,7 @@ def plan_for_device(
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; give 1 or more, or leave it out")
     device = device if isinstance(device, Device) else load_device(device)
-    device = device if backend is None else _on_backend(device, backend)
+    device = device if backend is None else device_on_backend(device, backend)
     return Plan(
         device=device.name,
         backend=device.backend,
@@ -80,8 +80,12 @@ def plan_for_device(
     )
 
 
-def _on_backend(device: Device, backend: str) -> Device:
-    """A device as run with another backend than its own."""
+def device_on_backend(device: Device, backend: str) -> Device:
+    """A device as run with another backend than its own: one of `BACKENDS`.
+
+    Raises:
+        UsageError: there is no such backend, or it needs a GPU and the device is none.
+    """
     if backend not in BACKENDS:
         raise UsageError(f"there is no backend '{backend}'; there are: {', '.join(BACKENDS)}")
     if device.kind != "gpu" and backend != "onnxruntime-cpu":

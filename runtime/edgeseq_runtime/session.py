@@ -182,6 +182,13 @@ def load_model(model: bytes | Path, plan: Plan, *, optimise: bool = True) -> Mod
     """
     if plan.backend == "tensorrt-network":
         return _parsed_by_tensorrt(model, plan)
+    if plan.backend == "tensorrt":
+        raise ProviderError(
+            f"device '{plan.device}' asks for a TensorRT engine, and this release plans engines but does not run them; "
+            f"'edgeseq plan MODEL --device {plan.device}' says what one needs; to run there now, choose device 'cuda' "
+            "(pip install \"edgeseq[gpu]\"; on a Jetson module, the onnxruntime-gpu built for its JetPack) or device 'cpu' "
+            '(pip install "edgeseq[ort]")'
+        )
     if plan.backend != "onnxruntime":
         raise ProviderError(
             f"device '{plan.device}' asks for backend '{plan.backend}'; this release has: onnxruntime, tensorrt-network"

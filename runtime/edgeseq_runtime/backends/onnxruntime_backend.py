@@ -29,6 +29,7 @@ _DTYPES = {
 }
 
 _INSTALL = {
+    "TensorrtExecutionProvider": "it needs TensorRT 10 beside CUDA; onnxruntime-gpu 1.31 does not find TensorRT 11",
     "CUDAExecutionProvider": (
         'it needs an NVIDIA driver, CUDA, cuDNN and `pip install "edgeseq[gpu]"` in place of the [ort] extra'
     ),

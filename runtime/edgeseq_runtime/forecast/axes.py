@@ -22,7 +22,7 @@ class AxisRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max: int
 
     def __str__(self) -> str:
-        return f"{self.min}:{self.opt}:{self.max}"
+        return str(self.min) if self.min == self.max else f"{self.min}:{self.opt}:{self.max}"
 
 
 Ranges = dict[str, AxisRange]

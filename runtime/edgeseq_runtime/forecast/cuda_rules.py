@@ -15,6 +15,7 @@ SOURCE = (
     "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/cuda/cuda_execution_provider.cc "
     "(RNNNeedFallbackToCPU)"
 )
+PER_NODE = "cuda-falls-back-per-node"  # the hazard of the profile that says this of any graph
 NEWEST_OPSET = 21  # of recurrent nodes with CUDA kernels
 _DEFAULTS = {  # activations a direction
     "LSTM": ("sigmoid", "tanh", "tanh"),
@@ -38,9 +39,9 @@ def cuda_fallbacks(graph: Graph, opset: int) -> Iterator[Finding]:
     for found in nodes_of(graph):
         for cause, text in _causes(found, opset):
             yield Finding(
-                rule=f"cuda-falls-back: {cause}",
+                rule=f"on the CPU: {cause}",
                 subject=found.subject,
-                text=f"runs on the CPU: {text}",
+                text=f"is left to the CPU: {text}",
                 remedy=_REMEDIES[cause],
                 kind=READ,
                 source=SOURCE,

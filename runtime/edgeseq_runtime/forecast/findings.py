@@ -16,7 +16,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One rule, applied."""
 
     rule: str
-    subject: str  # a node, or the whole model
+    subject: str  # a node; empty where it is about the whole model
     text: str
     remedy: str
     kind: str  # "observed" when the rule was seen to hold, "read" when a source says so

@@ -12,15 +12,15 @@ from edgeseq_runtime.bundle import Bundle
 from edgeseq_runtime.device import Device, load_device
 from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.forecast.axes import AxisRange, Ranges, axis_ranges, greatest_sizes, usual_sizes
-from edgeseq_runtime.forecast.cuda_rules import cuda_fallbacks
-from edgeseq_runtime.forecast.findings import Finding
+from edgeseq_runtime.forecast.cuda_rules import PER_NODE, cuda_fallbacks
+from edgeseq_runtime.forecast.findings import OBSERVED, READ, Finding
 from edgeseq_runtime.forecast.roofline import WEIGHT_WIDTHS, Bound, bound_of
 from edgeseq_runtime.forecast.sizes import sized_graph
 from edgeseq_runtime.forecast.software import Software, chosen_jetpack, software_findings, software_of
 from edgeseq_runtime.forecast.tensorrt_rules import tensorrt_findings
 from edgeseq_runtime.forecast.work import Work, work_of
 from edgeseq_runtime.interface import Interface, interface_of, shape_at
-from edgeseq_runtime.plan import Plan, make_plan
+from edgeseq_runtime.plan import Plan, device_on_backend, make_plan
 from edgeseq_runtime.report.onnx_wire import Graph, Model, read_model
 
 WORKSPACE = 1 << 30  # bytes; less where an eighth of the memory is less
@@ -61,6 +61,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     time_axis: str  # that sequences run along
     rate: float | None  # time steps in a second of input
     findings: tuple[Finding, ...]
+    bundle_hazards: tuple[str, ...]  # that the exporter wrote into the bundle
 
     def busy_share(self, bound: Bound) -> float | None:
         """Seconds that the device is busy at least for each second of input; None where no rate or no bound is known."""
@@ -69,8 +70,9 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
         return bound.seconds * self.rate / bound.sizes.get(self.time_axis, 1)
 
     def to_json(self) -> dict[str, Any]:
-        """The forecast as JSON values."""
+        """The plan as JSON values, with the forecast beside its fields."""
         made: dict[str, Any] = msgspec.to_builtins(self)
+        made = {**made.pop("plan"), "profile": made.pop("device"), **made}
         made["memory"] |= {"total": self.memory.total, "fits": self.memory.fits}
         for one, bound in zip(made["bounds"], self.bounds, strict=True):
             one["busy_share"] = self.busy_share(bound)
@@ -108,7 +110,8 @@ def make_forecast(
     if rate is not None and not 0 < rate < float("inf"):
         raise UsageError(f"the rate is {rate}; give time steps in a second of input, such as 100")
     device = device if isinstance(device, Device) else load_device(device)
-    plan = make_plan(bundle, device, precision=precision, threads=threads, backend=backend)
+    device = device if backend is None else device_on_backend(device, backend)
+    plan = make_plan(bundle, device, precision=precision, threads=threads)
     interface = interface_of(bundle.manifest)
     model = read_model(bundle.model(precision))
     ranges = axis_ranges(interface, axes)
@@ -131,7 +134,8 @@ def make_forecast(
         ),
         time_axis=interface.time_axis,
         rate=rate,
-        findings=(*_graph_findings(model, plan), *software_findings(plan, release)),
+        findings=(*_graph_findings(model, plan), *software_findings(plan, release), *_device_findings(device, precision)),
+        bundle_hazards=bundle.manifest.hazards,
     )
 
 
@@ -185,3 +189,19 @@ def _graph_findings(model: Model, plan: Plan) -> list[Finding]:
     if "CUDAExecutionProvider" in plan.providers:
         found += cuda_fallbacks(model.graph, model.opsets.get("", 0))
     return found
+
+
+def _device_findings(device: Device, precision: str) -> list[Finding]:
+    """The profile's hazards, but for those that were looked for node by node."""
+    return [
+        Finding(
+            rule=hazard.rule,
+            subject="",
+            text=hazard.text,
+            remedy="",
+            kind=OBSERVED if hazard.source.startswith("measured") else READ,
+            source=hazard.source.removeprefix("read: ").removeprefix("measured: "),
+        )
+        for hazard in device.hazards_at(precision)
+        if hazard.rule != PER_NODE
+    ]

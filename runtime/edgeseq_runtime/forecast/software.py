@@ -13,7 +13,6 @@ from edgeseq_runtime.plan import Plan
 PYTHON = (3, 10)  # the oldest that edgeseq runs on
 STRONG, WEAK = "strong: each tensor has the type that the graph gives it", "weak: the builder chooses among the types allowed"
 TYPING_SOURCE = "https://docs.nvidia.com/deeplearning/tensorrt/11.0.0/inference-library/precision-control.html"
-FLAGS_SOURCE = "https://docs.nvidia.com/deeplearning/tensorrt/api/python_api/infer/Core/BuilderConfig.html"
 APT = "sudo apt install nvidia-jetpack  # brings CUDA, cuDNN, TensorRT and their Python bindings"
 VENV = "python3 -m venv --system-site-packages .venv  # so that the board's TensorRT is seen"
 
@@ -113,9 +112,6 @@ def software_findings(plan: Plan, jetpack: JetPack | None) -> list[Finding]:
         found.append(
             _finding("typing", text, f"plan a precision that the bundle holds; this one is {plan.precision}", TYPING_SOURCE)
         )
-    if engine and plan.precision == "fp32":
-        text = "TensorRT rounds fp32 products to TF32 unless told not to"
-        found.append(_finding("TF32", text, "clear the builder's flag TF32, as this plan does", FLAGS_SOURCE))
     if plan.backend == "onnxruntime" and "TensorrtExecutionProvider" in plan.providers:
         text, remedy = "onnxruntime-gpu 1.31 looks for TensorRT 10 and does not find 11", "install TensorRT 10 beside it"
         found.append(_finding("provider", text, remedy, "onnxruntime-gpu 1.31.0", OBSERVED))
@@ -134,4 +130,4 @@ def software_findings(plan: Plan, jetpack: JetPack | None) -> list[Finding]:
 
 
 def _finding(rule: str, text: str, remedy: str, source: str, kind: str = READ) -> Finding:
-    return Finding(rule=f"software: {rule}", subject="the whole model", text=text, remedy=remedy, kind=kind, source=source)
+    return Finding(rule=f"software: {rule}", subject="", text=text, remedy=remedy, kind=kind, source=source)
