@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from edgeseq_runtime.bench import BenchReport, measure_bench
     from edgeseq_runtime.bisect import Divergence, find_divergence
     from edgeseq_runtime.bundle import Bundle, open_bundle
+    from edgeseq_runtime.detect import Machine, detect_machine
     from edgeseq_runtime.device import Device, list_devices, load_device
+    from edgeseq_runtime.forecast import Forecast, make_forecast
     from edgeseq_runtime.generation import Writer, load_writer
     from edgeseq_runtime.parity import ParityReport, measure_parity
     from edgeseq_runtime.plan import Plan, make_plan
@@ -34,6 +36,8 @@ __all__ = [
     "Bundle",
     "Device",
     "Divergence",
+    "Forecast",
+    "Machine",
     "ParityReport",
     "Plan",
     "PoolStats",
@@ -43,12 +47,14 @@ __all__ = [
     "StreamPool",
     "TensorSpec",
     "Writer",
+    "detect_machine",
     "errors",
     "find_divergence",
     "list_devices",
     "load",
     "load_device",
     "load_writer",
+    "make_forecast",
     "make_plan",
     "measure_bench",
     "measure_parity",
@@ -60,7 +66,9 @@ _MODULES = {  # name -> the module of this package that has it
     **dict.fromkeys(("BenchReport", "measure_bench"), "bench"),
     **dict.fromkeys(("Divergence", "find_divergence"), "bisect"),
     **dict.fromkeys(("Bundle", "open_bundle"), "bundle"),
+    **dict.fromkeys(("Machine", "detect_machine"), "detect"),
     **dict.fromkeys(("Device", "list_devices", "load_device"), "device"),
+    **dict.fromkeys(("Forecast", "make_forecast"), "forecast"),
     **dict.fromkeys(("Writer", "load_writer"), "generation"),
     **dict.fromkeys(("ParityReport", "measure_parity"), "parity"),
     **dict.fromkeys(("Plan", "make_plan"), "plan"),

@@ -7,13 +7,24 @@ from collections.abc import Iterator
 from edgeseq_runtime.plan import Plan
 from edgeseq_runtime.report.markup import Child, Html, element, joined
 from edgeseq_runtime.report.measured import DevicePlan, Report
-from edgeseq_runtime.report.tables import facts
+from edgeseq_runtime.report.tables import details, facts
+
+FOLDED = {"Jetson": "Jetson modules", "GPU": "GPUs"}  # groups of devices that are too many to show at once
 
 
 def section(report: Report) -> Html:
-    """A card for each device."""
+    """A card for each device; those of one family are folded together."""
     text = "Decided from the bundle and the device's profile alone: nothing was run for this part."
-    return joined([element("p", text), element("div", [_card(one, report) for one in report.plans], class_="cards")])
+    groups: dict[str, list[DevicePlan]] = {}
+    for one in report.plans:
+        groups.setdefault(FOLDED.get(one.device.group, ""), []).append(one)
+    shown = _cards(groups.pop("", []), report)
+    folded = [details(f"{len(ones)} {name}", _cards(ones, report)) for name, ones in groups.items()]
+    return joined([element("p", text), shown, *folded])
+
+
+def _cards(plans: list[DevicePlan], report: Report) -> Html:
+    return element("div", [_card(one, report) for one in plans], class_="cards")
 
 
 def _card(one: DevicePlan, report: Report) -> Html:
@@ -30,7 +41,8 @@ def _card(one: DevicePlan, report: Report) -> Html:
 def _facts(plan: Plan) -> Iterator[tuple[str, Child]]:
     yield "backend", plan.backend
     yield "precision", plan.precision
-    yield "providers", ", then ".join(plan.providers)
+    if plan.providers:
+        yield "providers", ", then ".join(plan.providers)
     yield "threads", plan.threads
     options = [f"{provider}: {key}={value}" for provider, given in plan.provider_options.items() for key, value in given.items()]
     options += [f"{key}={value}" for key, value in plan.session_options.items()]
