@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -238,7 +237,7 @@ def main() -> int:
     if program not in ("edgeseq", "python3"):
         print(f"error: the board has no program '{program}'; it has edgeseq and python3", file=sys.stderr)
         return 2
-    os.execv(board.path / program, [program, *rest])
+    return subprocess.run([board.path / program, *rest], check=False).returncode
 
 
 if __name__ == "__main__":
