@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+TENSORRT := .venv/.tensorrt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format slow gallery gpu clean
+.PHONY: help setup demo test check format slow gallery tensorrt gpu clean
 
 help:
 	@echo "make demo    export, prove and stream the voice-activity model on real speech"
@@ -12,6 +13,7 @@ help:
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make slow    the tests that take minutes"
 	@echo "make gallery train, measure, draw and export every recipe of the lecture; writes docs/gallery.md"
+	@echo "make tensorrt installs TensorRT-RTX, which no GPU is needed for, and runs the tests that need it"
 	@echo "make gpu     the tests that need an NVIDIA GPU"
 	@echo "make format  rewrite the code as ruff would have it"
 
@@ -40,10 +42,18 @@ test: check
 	$(BIN)/pytest -n auto --dist worksteal
 
 slow: $(READY)
-	$(BIN)/pytest -m "slow and not gpu"
+	$(BIN)/pytest -m "slow and not gpu and not tensorrt"
 
 gallery: $(READY)
 	@$(BIN)/python -m edgeseq_recipes.gallery
+
+# Beside the rest, not in an environment of its own: its tests export with PyTorch. Apart from setup: 95 MB that only they need.
+$(TENSORRT): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[tensorrt-rtx]"
+	@touch $(TENSORRT)
+
+tensorrt: $(TENSORRT)
+	$(BIN)/pytest -m tensorrt
 
 gpu: $(READY)
 	$(BIN)/pytest -m gpu

@@ -196,6 +196,7 @@ def _normalization(layer: Layer) -> Kernel:
         x, scale, bias = (array.astype(np.float32, copy=False) for array in inputs)
         shape, over = x.shape, axes
         if groups > 1:
+            scale, bias = (_by_channel(array, shape[1]) for array in (scale, bias))
             x = x.reshape(shape[0], groups, shape[1] // groups, *shape[2:])
             over = tuple(range(2, x.ndim))
         centred = x - x.mean(over, keepdims=True)
@@ -204,6 +205,11 @@ def _normalization(layer: Layer) -> Kernel:
         return ((normal * scale + bias).astype(inputs[0].dtype, copy=False),)
 
     return normalization
+
+
+def _by_channel(x: Any, channels: int) -> Any:
+    """A factor (1, groups, 1, ...), which each channel of a group shares, as one a channel."""
+    return x.repeat(channels // x.shape[1], 1)
 
 
 def _scale(layer: Layer) -> Kernel:
