@@ -374,12 +374,12 @@ _ELEMENTWISE = (
     "BitShift", "And", "Or", "Xor",
 )  # fmt: skip
 _COMPARISONS = (
-    "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual",
 )  # fmt: skip
 _LIKE_FIRST = (
     "Abs", "Acos", "Asin", "Atan", "BatchNormalization", "Ceil", "Celu", "Clip", "Cos", "Cosh", "CumSum",
     "DequantizeLinear", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "GroupNormalization", "Hardmax", "HardSigmoid",
-    "HardSwish", "Identity", "InstanceNormalization", "IsInf", "IsNaN", "LeakyRelu", "Log", "LogSoftmax", "LpNormalization",
+    "HardSwish", "Identity", "InstanceNormalization", "LeakyRelu", "Log", "LogSoftmax", "LpNormalization",
     "Mish", "Neg", "Not", "Reciprocal", "Relu", "ReverseSequence", "Round", "ScatterElements", "ScatterND", "Selu",
     "Sigmoid", "Sign", "Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Sqrt", "Tan", "Tanh", "ThresholdedRelu", "Trilu",
 )  # fmt: skip
