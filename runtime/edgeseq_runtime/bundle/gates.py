@@ -51,7 +51,7 @@ AnyGate = Gate | RelativeGate
 DEFAULT_GATES: dict[str, Gate] = {"fp32": Gate(k=4.0, k999=8.0)}
 # docs/low-precision.md holds what they are chosen from.
 LOW_PRECISION_GATES: dict[str, RelativeGate] = {
-    "fp16": RelativeGate(relative=0.01, relative999=0.05, unequal=0.01),
-    "bf16": RelativeGate(relative=0.05, relative999=0.25, unequal=0.05),
-    "int8": RelativeGate(relative=0.05, relative999=0.25, unequal=0.05),
+    "fp16": RelativeGate(relative=0.01, relative999=0.08, unequal=0.02),
+    "bf16": RelativeGate(relative=0.05, relative999=0.4, unequal=0.1),
+    "int8": RelativeGate(relative=0.05, relative999=0.4, unequal=0.05),
 }
