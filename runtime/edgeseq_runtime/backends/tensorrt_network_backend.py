@@ -1,4 +1,4 @@
-"""TensorRT's importer without an engine: the network it parsed, evaluated in NumPy. No other file imports TensorRT for this.
+"""TensorRT's importer without an engine: the network it parsed, evaluated in NumPy.
 
 Parity on this backend says what TensorRT understood of a graph, on a machine without a GPU. It says nothing of speed, nor of
 the arithmetic of an engine.
@@ -6,7 +6,8 @@ the arithmetic of an engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +22,24 @@ from edgeseq_runtime.tensors.spec import Array
 VERSION: str = trt.__version__
 
 
-class _Quiet(trt.ILogger):  # type: ignore[misc]
-    """Drops what TensorRT says: its errors come from the parser, too, and the rest is on conversions it makes anyway."""
+class Logger(trt.ILogger):  # type: ignore[misc]
+    """Keeps what TensorRT says of errors, prints nothing: the rest is on conversions that it makes anyway."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
+        self.errors: list[str] = []
 
     def log(self, severity: trt.ILogger.Severity, message: str) -> None:
-        """Nothing."""
+        """Called by TensorRT."""
+        if severity <= trt.ILogger.Severity.ERROR:
+            self.errors.append(message)
+
+    def clear(self) -> None:
+        """Forget the errors so far."""
+        self.errors.clear()
 
 
-# One for the process: TensorRT keeps a pointer to the first.
-_LOGGER = _Quiet()
+LOGGER = Logger()  # one for the process: TensorRT keeps a pointer to the first
 
 
 class BoundCall:
@@ -109,10 +116,20 @@ def parse_network(model: bytes) -> Network:
     Raises:
         UsageError: it can't parse the model; the message holds its reasons.
     """
-    builder = trt.Builder(_LOGGER)
+    with parsed(trt.Builder(LOGGER), model) as definition:
+        return read_network(definition, trt)
+
+
+@contextmanager
+def parsed(builder: trt.Builder, model: bytes) -> Iterator[trt.INetworkDefinition]:
+    """A builder's definition of a serialised ONNX model's network, good while the context lasts.
+
+    Raises:
+        UsageError: TensorRT can't parse the model; the message holds its reasons.
+    """
     definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(definition, _LOGGER)
+    parser = trt.OnnxParser(definition, LOGGER)  # the definition's weights are in its memory
     if not parser.parse(model):
         reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise UsageError(f"tensorrt_rtx {VERSION} can't parse the model: {reasons}")
-    return read_network(definition, trt)
+    yield definition

@@ -50,7 +50,7 @@ _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
 
 def _unary(layer: Layer) -> Kernel:
     compute = choose(layer, "op", _UNARY)
-    return lambda inputs: (compute(inputs[0]),)
+    return lambda inputs: (_in_float32(compute, inputs[0]),)
 
 
 def _erf_of(x: Any) -> Any:
@@ -88,9 +88,13 @@ _UNARY: dict[str, Callable[[Any], Any]] = {
 
 def _activation(layer: Layer) -> Kernel:
     compute = choose(layer, "type", _ACTIVATIONS)
-    dtype = np.dtype(layer.outputs[0].dtype).type
-    alpha, beta = dtype(layer.settings["alpha"]), dtype(layer.settings["beta"])
-    return lambda inputs: (compute(inputs[0], alpha, beta),)
+    alpha, beta = np.float32(layer.settings["alpha"]), np.float32(layer.settings["beta"])
+    return lambda inputs: (_in_float32(lambda x: compute(x, alpha, beta), inputs[0]),)
+
+
+def _in_float32(compute: Callable[[Any], Any], x: Any) -> Any:
+    """Half precision is rounded once, after the whole function."""
+    return compute(x.astype(np.float32)).astype(x.dtype) if x.dtype == np.float16 else compute(x)
 
 
 def _sigmoid(x: Any, alpha: Any, beta: Any) -> Any:
