@@ -21,10 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseq_export import export_request
-from edgeseq_runtime import load, measure_parity, open_bundle
+from edgeseq_runtime import load, make_forecast, measure_parity, open_bundle
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "vad"
 NAMES = ("segments", "clip", "vendor", "latency", "model", "export_vad")
+sys.path.insert(0, str(EXAMPLE.parents[1] / "benchmarks"))
+import device_pages  # noqa: E402
+
 TOLERANCE = 1e-5  # on a probability, against the vendor's own
 
 
@@ -389,3 +392,66 @@ def test_clip_of_another_rate_is_refused(tmp_path):
     (tmp_path / "speech.json").write_text(json.dumps({"speech": []}))
     with pytest.raises(ValueError, match="8000"):
         clip_module.read_clip(tmp_path)
+
+
+# What `edgeseq plan` says of it: docs/plans.md
+
+# Layer by layer: (rows, inputs, outputs) of each product, and its weights and biases.
+LAYERS = {
+    "stft": (4, 256, 258, 0),
+    "conv1": (4, 3 * 129, 128, 128),
+    "conv2": (1, 4 * 128, 128, 128),
+    "conv3": (1, 128, 64, 64),
+    "conv4": (1, 64, 128, 128),
+    "lstm": (1, 128 + 128, 4 * 128, 2 * 4 * 128),
+    "head": (1, 128, 1, 1),
+}
+OPERATIONS = sum(2 * rows * inputs * outputs for rows, inputs, outputs, _ in LAYERS.values())
+WEIGHTS = sum(inputs * outputs + biases for _, inputs, outputs, biases in LAYERS.values())
+RECURRENT = 128 * 4 * 128
+NUMBERS = 512 + 64 + 128 + 128 + 1 + 64 + 128 + 128  # in and out, of a step of one clip
+# (bandwidth in GB/s, TFLOPS in fp32, memory in GB, cache in MB), from the pages that the profiles name.
+FIGURES = {
+    "jetson-orin-nano-8gb": (68.22, 1.28, 8, 2),
+    "jetson-t5000": (273.2, 12.9, 128, 50),
+    "rtx-4090": (1010, 82.6, 24, 72),
+    "h100-sxm5-80gb": (3360, 66.9, 80, 50),
+}
+
+
+def test_the_network_is_the_one_counted_by_hand(bundle):
+    assert int(open_bundle(bundle).manifest.provenance["parameters"]) == WEIGHTS
+    assert tuple(FIGURES) == device_pages.PLANNED
+
+
+def test_the_plans_of_the_page_are_what_the_command_shows(bundle):
+    page = (EXAMPLE.parents[1] / "docs" / "plans.md").read_text("utf-8")
+    assert device_pages.filled(page, device_pages.plan_blocks(bundle)) == page
+
+
+@pytest.mark.parametrize("device", FIGURES)
+def test_the_bounds_and_the_memory_are_those_computed_by_hand(device, bundle):
+    bandwidth, tflops, gigabytes, cache = FIGURES[device]
+    T, B = 2000, 8
+    opened = open_bundle(bundle)
+    forecast = make_forecast(opened, device, rate=31.25, axes=["T=1:100:2000"])
+    found = {(bound.mode, bound.precision): bound for bound in forecast.bounds}
+    for precision, width in (("fp32", 4), ("fp16", 2), ("int8", 1)):
+        step, sequence = found["step", precision], found["sequence", precision]
+        assert width * WEIGHTS <= cache * 1e6  # so all of them stay in the cache
+        assert (step.operations, sequence.operations) == (OPERATIONS, 100 * OPERATIONS)
+        assert step.streaming_seconds == pytest.approx((width * WEIGHTS + 4 * NUMBERS) / (bandwidth * 1e9))
+        assert step.memory_seconds == pytest.approx(4 * NUMBERS / (bandwidth * 1e9))
+        numbers = 100 * (512 + 1) + 2 * (64 + 128 + 128)
+        once = width * (WEIGHTS + 99 * RECURRENT)
+        assert sequence.streaming_seconds == pytest.approx((once + 4 * numbers) / (bandwidth * 1e9))
+    step = found["step", "fp32"]
+    assert step.compute_seconds == pytest.approx(OPERATIONS / (tflops * 1e12))
+    assert step.seconds == pytest.approx(max(OPERATIONS / (tflops * 1e12), 4 * NUMBERS / (bandwidth * 1e9)))
+    assert forecast.busy_share(step) == pytest.approx(31.25 * step.seconds)
+    need = forecast.memory
+    assert (need.weights, need.states, need.device) == (4 * WEIGHTS, 2 * 4 * B * (64 + 128 + 128), gigabytes * 10**9)
+    # Of the largest neighbours in the graph: three bands of the spectrum side by side, and what they were cut from, are alive.
+    assert 4 * T * B * 4 * 2 * 387 < need.activations < 4 * T * B * 4 * 3 * 387
+    assert need.total == need.weights + need.states + need.activations + (need.workspace or 0)
+    assert need.workspace == (min(1 << 30, gigabytes * 10**9 // 8) if device.startswith("jetson") else None)
