@@ -40,6 +40,7 @@ from edgeseq_runtime.session import open_session
 MANIFEST = "manifest.json"  # a bundle's identity is its hash; nothing here asks for it
 RESULTS = Path(__file__).parent / "results" / "detection.jsonl"
 UNHARMED = "unharmed"  # in place of a kind: the graph as it was exported
+TRIES = 2
 MOST = 20  # mutants of a kind, each of another model; which models and where in them is drawn alike each time
 console = Console(stderr=True)
 
@@ -144,17 +145,19 @@ def _short(reason: object) -> str:
 
 
 def run(todo: Sequence[Task]) -> Iterator[Mutant]:
-    """Judge mutants in a process of their own: ONNX Runtime ends it on some graphs, which is then what is said of them."""
-    at = 0
+    """Judge mutants in a process of their own: ONNX Runtime ends it on some graphs. One that does it twice is refused so."""
+    at = ended = 0
     while at < len(todo):
         with ProcessPoolExecutor(1, get_context("spawn")) as worker:
             try:
                 while at < len(todo):
                     yield worker.submit(judge, todo[at]).result()
-                    at += 1
+                    at, ended = at + 1, 0
             except BrokenProcessPool:
-                yield Mutant(model=todo[at].model, kind=todo[at].kind, site=todo[at].site, reason="ends the process")
-                at += 1
+                ended += 1
+        if ended == TRIES:
+            yield Mutant(model=todo[at].model, kind=todo[at].kind, site=todo[at].site, reason="ends the process")
+            at, ended = at + 1, 0
 
 
 def read(path: Path = RESULTS) -> list[Mutant]:

@@ -129,7 +129,7 @@ USERS = {
     "packed BiLSTM tagger": "tagger",
     "CTC text-line recogniser": "crnn",
     "last state at its length": "lstm-1x1-padded-last-dense",
-    "masked sum of ReLU RNN": "rnn_relu-3x1-padded-mask-state",
+    "masked ReLU RNN": "rnn_relu-3x1-padded-mask",
     "packed with a padding value": "gru-3x2-packed-padding-value",
     "final states of every layer": "every-final-state-packed-lstm",
     "mean over valid steps": "mean-pool",
