@@ -10,6 +10,7 @@ import runtime_models
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from low_precision_models import halved, quantised
 from onnx import TensorProto, helper, numpy_helper
 from test_report_graph import scan_model
 from torch.utils.flop_counter import FlopCounterMode
@@ -241,6 +242,19 @@ def test_a_model_has_the_sizes_foretold(name, sizes):
     model = MODELS[name]
     inputs = model.draw(sizes, np.random.default_rng(0))
     assert compare(model.onnx, inputs, {name: inputs[name] for name in model.lengths}) >= 1
+
+
+@pytest.mark.parametrize(
+    ("lower", "operator", "recurrent"),
+    [(quantised, "DynamicQuantizeLSTM", ("int8", 4 * 8 * 8)), (halved, "LSTM", ("float16", 2 * 4 * 8 * 8))],
+)
+def test_a_model_of_lower_precision_has_the_sizes_foretold(lower, operator, recurrent):
+    inputs = MODELS["lstm"].draw({"T": 5, "B": 2}, np.random.default_rng(0))
+    model = lower(MODELS["lstm"].onnx)
+    assert compare(model, inputs) >= 4
+    work = work_of(sized_graph(read_model(model).graph, {"T": 5, "B": 2}))
+    assert (work.by_operator, work.uncounted) == ({operator: 2 * 5 * 2 * 4 * 8 * (3 + 8)}, {})
+    assert [(weight.dtype, weight.bytes) for weight, times in work.reads.items() if times == 5] == [recurrent]
 
 
 def test_a_scan_and_a_branch_have_the_sizes_foretold():
