@@ -33,6 +33,7 @@ from edgeseq_runtime.bundle import (
     write_bundle,
 )
 from edgeseq_runtime.errors import BadManifest, UsageError
+from edgeseq_runtime.pytest_plugin.items import failure_text
 from edgeseq_runtime.report import measure_report
 from edgeseq_runtime.report.page import page_html
 from edgeseq_runtime.report.sections.headline import sentence
@@ -363,6 +364,13 @@ def test_a_variant_that_gives_nan_is_no_error_but_a_fail(tmp_path):
     assert {row.reason for row in report.rows if row.verdict == "fail"} == {"holds NaN or infinity"}
     assert report.worst("relative") == np.inf
     assert "can't be equal" in sentence(report).replace("&#x27;", "'")
+
+
+def test_the_pytest_plugin_names_the_gate_and_its_figures(folder):
+    report = edgeseq_runtime.measure_parity(folder / "wrong.edgeseq", precision="int8")
+    shown = failure_text(report)
+    assert f"(int8, gate {INT8})" in shown
+    assert re.search(r"worst relative \S+, relative999 \S+; sha256", shown)
 
 
 def test_inspect_shows_both_gates(folder):

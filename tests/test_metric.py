@@ -233,11 +233,20 @@ def test_a_file_that_has_no_such_metric(folder, text, problem):
         assert "Traceback" not in edgeseq("parity", *bundles, "--metric", metric, code=2).stderr
 
 
-def test_a_metrics_file_may_import_what_is_beside_it_and_shadows_nothing(folder, tmp_path):
-    (tmp_path / "json.py").write_text("raise RuntimeError('shadowed')")
-    (tmp_path / "m.py").write_text(
-        "import json\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n  a: int\ndef f(s): return 1"
-    )
+def test_a_metrics_file_may_import_what_is_beside_it_and_shadows_nothing(folder, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    (tmp_path / "colorsys.py").write_text("raise RuntimeError('shadowed')")
+    (tmp_path / "m.py").write_text("""from __future__ import annotations
+import colorsys
+from dataclasses import dataclass
+
+@dataclass
+class Hue:
+    value: float
+
+def f(session):
+    return Hue(colorsys.rgb_to_hsv(1, 1, 1)[2]).value
+""")
     assert load_metric(f"{tmp_path / 'm.py'}:f")(None) == 1
     assert load_metric(f"{folder / 'tasks.py'}:error").__name__ == "error"
 
