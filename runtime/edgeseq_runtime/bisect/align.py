@@ -1,8 +1,9 @@
 """Which value of one graph is which of another: by name, and where names do not say, by what computes it from what.
 
-Values are aligned graph by graph, bodies with bodies. Two nodes are a pair where they make an output of one name; a node that is
-left over is paired with one that has the same operator and reads the same values. Names count only where at least half of the
-nodes that they pair have the same operator: graphs that were numbered anew share names by chance.
+Values are aligned graph by graph, bodies with bodies, by their names first: a node is a pair with the one that makes a value of
+the same name. A node that is left over is paired with one that has the same operator and reads the same values. Graphs that were
+numbered anew share names by chance; so names count only where most nodes that share one have the same operator, or where nodes
+were fused and the rest kept theirs.
 """
 
 from __future__ import annotations
@@ -63,14 +64,14 @@ def _align(
 ) -> Level:
     """One pair of graphs; `seen` are aligned values from around and above, `given` outputs that answer to each other anyway."""
     makers = {name: index for index, node in enumerate(reference.nodes) for name in node.outputs if name}
-    by_name = _pairs_by_name(suspect, reference, makers, given)
-    constants = _aligned_constants(suspect, reference)
-    values = {**seen, **constants}
-    left = set(range(len(reference.nodes))) - set(by_name.values())
+    names = _aligned_names(suspect, reference, makers, given)
+    by_name = not makers or any(name in makers and names.get(name) == name for node in suspect.nodes for name in node.outputs)
+    values = {**seen, **_aligned_constants(suspect, reference, by_name=by_name)}
+    left = set(range(len(reference.nodes))) - {makers[name] for name in names.values()}
     pairs: list[Pair] = []
     below: dict[int, Level] = {}
     for index, node in enumerate(suspect.nodes):
-        other = by_name.get(index)
+        other = next((makers[names[name]] for name in node.outputs if name in names), None)
         if other is None:
             likeness = {one: _likeness(node, reference, reference.nodes[one], values) for one in sorted(left)}
             other = max(likeness, key=lambda one: likeness[one], default=None)
@@ -78,7 +79,7 @@ def _align(
                 continue
             left.discard(other)
         found = reference.nodes[other]
-        outputs = _aligned_outputs(node, found, given, by_name.get(index) is not None)
+        outputs = _aligned_outputs(node, found, names)
         values |= dict(outputs)
         pair = Pair(place, index, node, reference_place, other, found, outputs)
         pairs.append(pair)
@@ -94,33 +95,34 @@ def _align_bodies(pair: Pair, values: dict[str, str]) -> Level:
     return _align(*bodies, {**values, **inputs}, outputs, (*pair.place, pair.at), (*pair.reference_place, pair.reference_at))
 
 
-def _pairs_by_name(suspect: Graph, reference: Graph, makers: dict[str, int], given: dict[str, str]) -> dict[int, int]:
-    """Node of the suspect -> node of the reference."""
-    found: dict[int, int] = {}
-    taken: set[int] = set()
-    for index, node in enumerate(suspect.nodes):
-        other = next((makers[name] for name in node.outputs if name in makers), None)
-        if other is not None and other not in taken:
-            found[index] = other
-            taken.add(other)
-    alike = sum(node.op == reference.nodes[found[index]].op for index, node in enumerate(suspect.nodes) if index in found)
-    if 2 * alike >= len(found):
-        return found
-    sure = {index: makers.get(given[name]) for index, node in enumerate(suspect.nodes) for name in node.outputs if name in given}
-    return {index: other for index, other in sure.items() if other is not None}
+def _aligned_names(suspect: Graph, reference: Graph, makers: dict[str, int], given: dict[str, str]) -> dict[str, str]:
+    """Outputs of the suspect's nodes that answer to some of the reference's by their names."""
+    outputs = [(name, node.op) for node in suspect.nodes for name in node.outputs if name]
+    sure = {name: given[name] for name, _ in outputs if given.get(name) in makers}
+    same = [(name, op == reference.nodes[makers[name]].op) for name, op in outputs if name in makers]
+    return sure | ({name: name for name, _ in same} if _trusted(suspect, reference, same, len(outputs)) else {})
 
 
-def _aligned_outputs(node: Node, other: Node, given: dict[str, str], by_name: bool) -> tuple[tuple[str, str], ...]:
-    by_place = zip(node.outputs, other.outputs, strict=False)
-    if node.op == other.op or not by_name:
-        return tuple((a, b) for a, b in by_place if a and b)
-    same = ((name, given.get(name, name)) for name in node.outputs if name)
-    return tuple((name, answer) for name, answer in same if answer in other.outputs)
+def _trusted(suspect: Graph, reference: Graph, same: list[tuple[str, bool]], outputs: int) -> bool:
+    """Whether names count: most nodes that share one have the same operator, or nodes were fused and the rest kept their names."""
+    alike = sum(one for _, one in same)
+    rewritten = len(suspect.nodes) != len(reference.nodes)
+    return 3 * alike >= 2 * len(same) or (rewritten and 4 * len(same) >= 3 * outputs)
 
 
-def _aligned_constants(suspect: Graph, reference: Graph) -> dict[str, str]:
-    """Initializers by name; those whose name is new by what they hold."""
-    found = {name: name for name in suspect.tensors if name in reference.tensors}
+def _aligned_outputs(node: Node, other: Node, names: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """By name; those whose name says nothing by their place, if the operator is the same and no name claims that place."""
+    found = {name: names[name] for name in node.outputs if name in names}
+    if node.op == other.op:
+        claimed = set(names.values())
+        by_place = zip(node.outputs, other.outputs, strict=False)
+        found |= {a: b for a, b in by_place if a and b and a not in found and b not in claimed}
+    return tuple(found.items())
+
+
+def _aligned_constants(suspect: Graph, reference: Graph, *, by_name: bool) -> dict[str, str]:
+    """Initializers by name, if names count; the others by what they hold."""
+    found = {name: name for name in suspect.tensors if name in reference.tensors} if by_name else {}
     by_content = {_content(data): name for name, data in reference.tensors.items() if name not in found}
     answers = ((name, by_content.get(_content(data))) for name, data in suspect.tensors.items() if name not in found)
     return found | {name: answer for name, answer in answers if answer is not None}

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeseq_runtime.bisect import graphs
 from edgeseq_runtime.bisect.align import Level, Pair
-from edgeseq_runtime.bisect.graphs import Attribute, Graph, Node, tensor_array
+from edgeseq_runtime.bisect.graphs import Attribute, Graph, Node, constant_of, tensor_array
 from edgeseq_runtime.tensors.spec import Array
 
 GATES = {"LSTM": "iofc", "GRU": "zrh", "RNN": "h"}
@@ -29,10 +29,19 @@ def node_differences(pair: Pair, level: Level) -> Iterator[str]:
     elif _own_bodies(pair, level):
         yield from _body_differences(mine.bodies["body"], yours.bodies["body"], level.at((*pair.place, pair.at)).values)
     yield from _attribute_differences(mine.attributes, yours.attributes)
+    yield from _output_differences(pair)
     scopes = level_graphs(level, pair)
     for at in range(max(len(mine.inputs), len(yours.inputs))):
         a, b = (node.inputs[at] if at < len(node.inputs) else "" for node in (mine, yours))
         yield from _input_difference(pair, at, a, b, scopes, level.at(pair.place))
+
+
+def _output_differences(pair: Pair) -> Iterator[str]:
+    """Outputs that both nodes have, at other places."""
+    for mine, yours in pair.outputs:
+        places = pair.suspect.outputs.index(mine), pair.reference.outputs.index(yours)
+        if places[0] != places[1]:
+            yield f"'{mine}' is output {places[0]}; the reference's is output {places[1]}"
 
 
 def level_graphs(level: Level, pair: Pair) -> tuple[list[Graph], list[Graph]]:
@@ -43,15 +52,6 @@ def level_graphs(level: Level, pair: Pair) -> tuple[list[Graph], list[Graph]]:
         found[0].insert(0, level.suspect)
         found[1].insert(0, level.reference)
     return found
-
-
-def constant_of(name: str, scopes: list[Graph]) -> memoryview | None:
-    """The constant of that name that a node sees; None where the name is no constant."""
-    for graph in scopes:
-        found = next((data for constant, data in graphs.constants(graph) if constant == name), None)
-        if found is not None:
-            return found
-    return None
 
 
 def _own_bodies(pair: Pair, level: Level) -> bool:

@@ -20,7 +20,7 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     op: str
     path: str  # through the graphs, such as "Scan 'n3' / body / Add 'n7'"
     value: str  # the output that leaves
-    kind: str  # "value", "nan", "shape" or "dtype"
+    kind: str  # "value", "nan", "shape", "dtype", or "error" where the node can't be run
     found: str  # what is there, and what should be
     sizes: dict[str, int]  # of the inputs it was found with
     draw: int = 0

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgeseq_runtime.bisect.computation import Computation, same_way
 from edgeseq_runtime.bisect.divergence import Divergence
+from edgeseq_runtime.bisect.failing import failure, locate_failing
 from edgeseq_runtime.bisect.locate import Located, locate, relative_scale
 from edgeseq_runtime.bisect.optimised import locate_optimised
 from edgeseq_runtime.bisect.place import Sizes, batch_axis, first_place, growth, time_axis
@@ -47,6 +48,7 @@ def find_divergence(
     threads: int | None = None,
     inputs: Mapping[str, Array] | None = None,
     reproduction: str | PathLike[str] | None = None,
+    rounding: bool = False,
 ) -> Divergence | None:
     """The first node whose output leaves its reference, the first step, the worst row, and the growth of the error.
 
@@ -60,6 +62,7 @@ def find_divergence(
         precision: of the suspect, one that its bundle holds.
         threads: how many share one operator.
         inputs: to run both on; the reference cases of the bundle unless said.
+        rounding: with `against`, where nothing leaves by more than rounding explains, name the first node whose bits differ.
         reproduction: a folder to write a reproduction to that runs with ONNX Runtime alone; it must be new or empty.
 
     Returns:
@@ -73,7 +76,7 @@ def find_divergence(
     suspect = _Opened.read(path, device, precision, threads)
     reference = None if against is None else _Opened.read(against, CPU, "fp32", threads)
     givens = list(_givens(suspect, reference, inputs))
-    located = _search(suspect, reference, givens)
+    located = _search(suspect, reference, givens, rounding=rounding)
     if located is None:
         return _from_pytorch(suspect) if inputs is None and precision == "fp32" else None
     if reproduction is not None:
@@ -153,7 +156,7 @@ def _sizes_of(suspect: _Opened, inputs: Mapping[str, Array]) -> Sizes:
     return _sizes(interface, named, inputs)
 
 
-def _search(suspect: _Opened, reference: _Opened | None, givens: Sequence[_Given]) -> Located | None:
+def _search(suspect: _Opened, reference: _Opened | None, givens: Sequence[_Given], *, rounding: bool) -> Located | None:
     """With graph optimisation off, against the other graph or the other device; then what optimisation changes."""
     plain = suspect.computation(optimise=False)
     if reference is not None:
@@ -166,20 +169,27 @@ def _search(suspect: _Opened, reference: _Opened | None, givens: Sequence[_Given
         found = _first(plain, local, givens, "device")
         if found is not None:
             return found
-    if suspect.plan.backend != OPTIMISING:
+    if suspect.plan.backend == OPTIMISING:
+        as_run = suspect.computation(optimise=True)
+        tried = (locate_optimised(as_run, plain, given.inputs, given.sizes, draw=given.draw) for given in givens)
+        found = next((one for one in tried if one is not None), None)
+        if found is not None:
+            return found
+    if reference is None or not rounding:
         return None
-    as_run = suspect.computation(optimise=True)
-    return next(
-        (found for given in givens if (found := locate_optimised(as_run, plain, given.inputs, given.sizes, draw=given.draw))), None
-    )
+    return _first(plain, reference.computation(optimise=False), givens, "graph", rounding=True)
 
 
-def _first(suspect: Computation, reference: Computation, givens: Sequence[_Given], cause: str) -> Located | None:
+def _first(
+    suspect: Computation, reference: Computation, givens: Sequence[_Given], cause: str, *, rounding: bool = False
+) -> Located | None:
     for given in givens:
+        if failure(suspect, given.inputs) is not None:
+            return locate_failing(suspect, reference, given.inputs, given.sizes, cause=cause, draw=given.draw)
         outputs, expected = suspect.outputs(given.inputs), reference.outputs(given.inputs)
         if all(not Difference(array, expected[name]).kind for name, array in outputs.items() if name in expected):
             continue
-        found = locate(suspect, reference, given.inputs, given.sizes, cause=cause, draw=given.draw)
+        found = locate(suspect, reference, given.inputs, given.sizes, cause=cause, draw=given.draw, rounding=rounding)
         if found is not None:
             return found
     return None

@@ -5,7 +5,7 @@ A graph keeps the fields that it was read from; functions here give new fields a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -229,6 +229,19 @@ def replaced_nodes(graph: Graph, nodes: Mapping[int, bytes]) -> list[Field]:
     return fields
 
 
+def first_nodes(model: bytes, count: int) -> bytes:
+    """The model with only its first nodes, and what the last of them computes as its outputs; with none, its first input."""
+    graph = read_graph(model)
+    kept = [field for field in graph.fields if field.number not in (GRAPH_NODE, GRAPH_OUTPUT, GRAPH_VALUE)]
+    nodes = [field for field in graph.fields if field.number == GRAPH_NODE][:count]
+    if nodes:
+        names = [name for name in graph.nodes[count - 1].outputs if name]
+    else:
+        names = ["edgeseq_first_input"]
+        nodes = [bytes_field(GRAPH_NODE, node_bytes("Identity", graph.inputs[:1], names))]
+    return with_graph(model, serialise([*kept, *nodes, *(bytes_field(GRAPH_OUTPUT, value_info(name)) for name in names)]))
+
+
 def captured(graph: Graph) -> tuple[str, ...]:
     """Values that a body reads from the graphs around it, each once."""
     inside = {*graph.inputs, *graph.tensors, *(name for node in graph.nodes for name in node.outputs)}
@@ -248,3 +261,12 @@ def constants(graph: Graph) -> Iterator[tuple[str, memoryview]]:
         held = node.attributes.get("value")
         if node.op == "Constant" and held is not None and held.tensor is not None:
             yield node.outputs[0], held.tensor
+
+
+def constant_of(name: str, scopes: Sequence[Graph]) -> memoryview | None:
+    """The constant of that name that a node sees; None where the name is no constant."""
+    for graph in scopes:
+        found = next((data for constant, data in constants(graph) if constant == name), None)
+        if found is not None:
+            return found
+    return None

@@ -11,11 +11,13 @@ import numpy as np
 from edgeseq_runtime.bisect import graphs
 from edgeseq_runtime.bisect.align import Level, Pair, align, values_of
 from edgeseq_runtime.bisect.computation import Computation, Seen, same_way
-from edgeseq_runtime.bisect.differences import node_differences
+from edgeseq_runtime.bisect.cut import NotShown, Side, Spotted
+from edgeseq_runtime.bisect.differences import level_graphs, node_differences
 from edgeseq_runtime.bisect.divergence import Divergence
 from edgeseq_runtime.bisect.expose import Value, name_unused_outputs, nudge, nudged
-from edgeseq_runtime.bisect.place import Sizes, Spot, spot_in_body, spot_in_graph
+from edgeseq_runtime.bisect.place import Loop, Sizes, Spot, spot_in_body, spot_in_graph
 from edgeseq_runtime.bisect.rule import NUDGES, Difference, relative
+from edgeseq_runtime.errors import EdgeseqError
 from edgeseq_runtime.tensors.spec import Array
 
 Arrays = Mapping[str, Array]
@@ -25,9 +27,7 @@ class Located(NamedTuple):
     """What was found, and what it takes to show it again."""
 
     divergence: Divergence
-    pair: Pair | None
-    level: Level | None  # of the whole graphs
-    iterations: tuple[int, ...]  # of the loops around the node
+    spotted: Spotted | None  # the node; None where the graph as a whole is all that can be shown
     suspect: Computation
     reference: Computation
     inputs: Arrays
@@ -47,43 +47,41 @@ class _Found(NamedTuple):
     difference: Difference
     axes: tuple[int | str, ...]
     iterations: tuple[int, ...]
-    exact: bool  # the first that differs by a bit, and nothing else can explain it
+    exact: bool  # the first that differs by a bit
+    certain: bool  # and nothing but the node explains it
     inputs_equal: bool
 
 
 def locate(
-    suspect: Computation, reference: Computation, inputs: Arrays, sizes: Sizes, *, cause: str, draw: int = 0
+    suspect: Computation, reference: Computation, inputs: Arrays, sizes: Sizes, *, cause: str, draw: int = 0, rounding: bool = False
 ) -> Located | None:
     """The first value of the suspect that leaves its reference on these inputs; None where none does.
 
-    Where both are run in the same way, a value differs by a bit, its node has the same operator and reads the same values, that
-    node is named: nothing but the node explains it. Else the first is named that differs by more than rounding explains.
+    Where both are run in the same way, the first value that differs by a bit is named if its node has the reference's operator:
+    nothing but the node explains it. With another operator, or other nodes before it, it is named if the rounding of these nodes
+    does not explain the difference. Else the first value is named that differs by more than the rounding of everything explains.
 
-    Raises:
-        UsageError: a backend can't load one of the graphs.
-        InputError: it can't compute it on these inputs.
+    Args:
+        suspect: the graph that is wrong, and how it is run.
+        reference: the graph that is right.
+        inputs: of both.
+        sizes: what is known of the inputs.
+        cause: what the finding says of it; see `Divergence`.
+        draw: of the reference case that the inputs are from.
+        rounding: name the first value that differs by a bit, even where rounding explains it.
     """
     suspect = suspect.with_model(name_unused_outputs(suspect.model))
     reference = reference.with_model(name_unused_outputs(reference.model))
     level = align(suspect.graph, reference.graph)
-    look = _Look(suspect, reference, inputs, level)
+    look = _Look(suspect, reference, inputs, level, rounding=rounding)
     candidates = [_Candidate(pair, a, b, pair.at) for pair, a, b in values_of(level.pairs)]
     found = look.first(candidates)
     if found is None:
         return None
-    pair = found.candidate.pair
-    if pair.at in level.below:
-        found = look.first(list(_inside(level.below[pair.at], pair))) or found
-    spot = _spot(found, level, sizes)
-    return Located(
-        _divergence(found, spot, level, sizes, cause, draw),
-        found.candidate.pair,
-        level,
-        found.iterations,
-        suspect,
-        reference,
-        inputs,
-    )
+    divergence = _divergence(found, _spot(found, level, sizes), level, sizes, cause, draw)
+    # Of a body's input, the node is the loop: it is cut out whole.
+    iterations = found.iterations[: len(found.candidate.pair.place)]
+    return Located(divergence, Spotted(level, found.candidate.pair, iterations), suspect, reference, inputs)
 
 
 def _inside(level: Level, loop: Pair) -> Iterator[_Candidate]:
@@ -101,9 +99,10 @@ def _inside(level: Level, loop: Pair) -> Iterator[_Candidate]:
 class _Look:
     """Both computations on one set of inputs, and the reference nudged."""
 
-    def __init__(self, suspect: Computation, reference: Computation, inputs: Arrays, level: Level) -> None:
+    def __init__(self, suspect: Computation, reference: Computation, inputs: Arrays, level: Level, *, rounding: bool) -> None:
         self._suspect, self._reference, self._inputs = suspect, reference, inputs
         self._level = level
+        self._rounding = rounding
         self._same_way = same_way(suspect, reference)
 
     def first(self, candidates: Sequence[_Candidate]) -> _Found | None:
@@ -120,10 +119,14 @@ class _Look:
         if not unequal:
             return None
         bits = min((_found(one, difference, at, exact=True) for one, difference, at in unequal), key=_order)
+        if self._same_way and (inner := self._within(bits)):
+            return inner
         wired = self._wired_alike(bits.candidate)
         certain = wired is not None or self._state_lost(bits.candidate, bits.iterations)
         bits = bits._replace(inputs_equal=self._all_aligned(bits.candidate))
         if self._same_way and certain:
+            return bits._replace(certain=True)
+        if self._rounding or (self._same_way and self._left_locally(bits)):
             return bits
         nudges = self._nudged([one.reference for one, _, _ in unequal])
         left = []
@@ -135,7 +138,43 @@ class _Look:
         if not left:
             return None
         found = min(left, key=_order)
-        return found._replace(inputs_equal=bits.inputs_equal and found.candidate is bits.candidate)
+        found = found._replace(inputs_equal=bits.inputs_equal and found.candidate is bits.candidate)
+        return self._within(found) or found
+
+    def _within(self, found: _Found) -> _Found | None:
+        """What leaves first in the bodies of a loop whose output has left; None where nothing does, or it is no loop."""
+        pair = found.candidate.pair
+        level = self._level.at(pair.place).below.get(pair.at)
+        if level is None or found.candidate.position < 0:
+            return None
+        return self.first(list(_inside(level, pair)))
+
+    def _left_locally(self, found: _Found) -> bool:
+        """Whether the rounding of the node itself, and of those that only the reference has before it, explains no such difference.
+
+        Everything before them has equal bits, so it is enough to nudge what they read.
+        """
+        if found.candidate.position < 0:
+            return False
+        spotted = Spotted(self._level, found.candidate.pair, found.iterations)
+        try:
+            side = Side(spotted, self._reference, self._inputs)
+            piece = side.cut(1)
+            arrays = {name: side.array(name) for name in piece.inputs}
+            model = piece.model(self._reference.model, arrays, [found.candidate.reference.name])
+            moved = [self._moved(model, arrays, seed)[found.candidate.reference.name] for seed in range(NUDGES)]
+        except (NotShown, EdgeseqError):
+            return False
+        suspect, reference = (
+            np.asarray(array[found.iterations]) for array in (found.difference.suspect, found.difference.reference)
+        )
+        return Difference(suspect, reference, moved).left
+
+    def _moved(self, model: bytes, inputs: Arrays, seed: int) -> dict[str, Array]:
+        """What a graph of the reference gives for nudged inputs and constants."""
+        random = np.random.default_rng(seed)
+        moved = {name: nudge(array, random) for name, array in inputs.items()}
+        return self._reference.with_model(nudged(model, random)).outputs(moved)
 
     def _nudged(self, values: list[Value]) -> list[dict[Value, Seen]]:
         runs = []
@@ -155,7 +194,13 @@ class _Look:
         if candidate.position < 0 or pair.suspect.op != pair.reference.op:
             return None
         values = self._level.at(pair.place).values
-        answers = [(values.get(name) if name else "") for name in mine]
+        scopes = level_graphs(self._level, pair)
+        answers: list[str | None] = []
+        for at, name in enumerate(mine):
+            answer = yours[at] if at < len(yours) else ""
+            # What constants hold is part of what a node does, whatever they are called.
+            both = all(_is_constant(one, graphs_) for one, graphs_ in zip((name, answer), scopes, strict=True))
+            answers.append(answer if both else values.get(name) if name else "")
         if None in answers:
             return None
         return _without_trailing(answers) == _without_trailing(yours)
@@ -177,6 +222,10 @@ class _Look:
         return answer is not None and answer != level.reference.outputs[at]
 
 
+def _is_constant(name: str, scopes: Sequence[graphs.Graph]) -> bool:
+    return any(name in graph.tensors for graph in scopes)
+
+
 def _without_trailing(names: Sequence[str | None]) -> list[str | None]:
     """Names but for those left out at the end."""
     found = list(names)
@@ -196,7 +245,7 @@ def cut_to_steps(difference: Difference, depth: int) -> Difference:
 
 def _found(candidate: _Candidate, difference: Difference, seen: Seen, *, exact: bool) -> _Found:
     depth = len(candidate.suspect.place)
-    return _Found(candidate, difference, seen.axes, _first_iterations(difference, depth, exact=exact), exact, False)
+    return _Found(candidate, difference, seen.axes, _first_iterations(difference, depth, exact=exact), exact, False, False)
 
 
 def _first_iterations(difference: Difference, depth: int, *, exact: bool) -> tuple[int, ...]:
@@ -237,14 +286,14 @@ def _spot(found: _Found, level: Level, sizes: Sizes) -> Spot:
         )
     if not found.difference.comparable:
         return Spot()
-    loops = [level.at(place[:depth]).suspect.nodes[place[depth]] for depth in range(len(place))]
+    scopes = [level.at(place[:depth]).suspect for depth in range(len(place))]
+    loops = [Loop(graph.nodes[at], scopes[depth::-1]) for depth, (graph, at) in enumerate(zip(scopes, place, strict=True))]
     return spot_in_body(found.difference, loops, found.iterations, found.axes, sizes)
 
 
 def _divergence(found: _Found, spot: Spot, level: Level, sizes: Sizes, cause: str, draw: int) -> Divergence:
     pair, difference = found.candidate.pair, found.difference
     kind = difference.kind
-    scale = difference.allowed and relative_scale(difference)
     return Divergence(
         cause=cause,
         node=pair.suspect.name,
@@ -256,7 +305,7 @@ def _divergence(found: _Found, spot: Spot, level: Level, sizes: Sizes, cause: st
         sizes=dict(sizes.sizes),
         draw=draw,
         error=relative(difference) if kind == "value" else math.inf,
-        allowed=0.0 if found.exact else float(scale),
+        allowed=0.0 if found.certain else relative_scale(difference),
         inputs_equal=found.inputs_equal,
         differences=tuple(node_differences(pair, level)) if cause == "graph" else (),
         **spot._asdict(),

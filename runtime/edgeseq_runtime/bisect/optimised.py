@@ -14,6 +14,7 @@ import numpy as np
 from edgeseq_runtime.bisect import graphs
 from edgeseq_runtime.bisect.align import Pair, align
 from edgeseq_runtime.bisect.computation import Computation, Seen
+from edgeseq_runtime.bisect.cut import Spotted
 from edgeseq_runtime.bisect.divergence import Divergence
 from edgeseq_runtime.bisect.expose import Value, nudge, nudged
 from edgeseq_runtime.bisect.locate import Located, found_text, node_text, relative_scale
@@ -145,7 +146,7 @@ def _located(look: _Look, name: str, sizes: Sizes, draw: int) -> Located:
         differences=("none between the graphs: ONNX Runtime's graph optimisation changes what is computed here",),
         **spot._asdict(),
     )
-    return Located(divergence, pair, level, (), look.optimised, look.plain, look.inputs)
+    return Located(divergence, Spotted(level, pair, ()), look.optimised, look.plain, look.inputs)
 
 
 def _last_good(look: _Look, pair: Pair) -> str:

@@ -10,8 +10,10 @@ import numpy as np
 from edgeseq_runtime.bisect import graphs
 from edgeseq_runtime.bisect.align import Pair
 from edgeseq_runtime.bisect.computation import Axes
-from edgeseq_runtime.bisect.graphs import Node
+from edgeseq_runtime.bisect.graphs import Graph, Node, constant_of, tensor_array
 from edgeseq_runtime.bisect.rule import Difference, Float64, rms
+
+FLIP_INPUTS = 5  # of a Slice with steps: data, starts, ends, axes, steps
 
 
 class Sizes(NamedTuple):
@@ -26,6 +28,13 @@ class Sizes(NamedTuple):
     def steps(self) -> tuple[int, ...]:
         """Sizes that an axis of time may have."""
         return (*([self.sizes[self.time]] if self.time in self.sizes else []), *self.longest)
+
+
+class Loop(NamedTuple):
+    """A node with a body, and the graphs that it sees, from the inside out."""
+
+    node: Node
+    scopes: Sequence[Graph]
 
 
 class Spot(NamedTuple):
@@ -92,13 +101,13 @@ def _one_direction(difference: Difference, node: Node) -> tuple[Difference, bool
     return Difference(difference.suspect[:, at : at + 1], difference.reference[:, at : at + 1], nudged), at == 1
 
 
-def spot_in_body(difference: Difference, loops: Sequence[Node], iterations: tuple[int, ...], axes: Axes, sizes: Sizes) -> Spot:
+def spot_in_body(difference: Difference, loops: Sequence[Loop], iterations: tuple[int, ...], axes: Axes, sizes: Sizes) -> Spot:
     """Where in a value of a body that has an axis for the steps of each loop around it; `iterations` is where it first differs."""
     depth = len(loops)
     shape = difference.reference.shape
     counts = shape[:depth]
     level = next((at for at in range(depth) if counts[at] in sizes.steps), 0)
-    backwards = _runs_backwards(loops[level])
+    backwards = runs_backwards(loops[level])
     first = iterations[level]
     batch = batch_axis(axes, shape, sizes, tuple(range(depth)))
     grown = growth(difference, level)
@@ -112,9 +121,24 @@ def spot_in_body(difference: Difference, loops: Sequence[Node], iterations: tupl
     )
 
 
-def _runs_backwards(loop: Node) -> bool:
-    directions = loop.integers("scan_input_directions")
-    return bool(directions) and all(directions)
+def runs_backwards(loop: Loop) -> bool:
+    """Whether a `Scan` reads its sequences from their ends: by its own directions, or because they are flipped before it."""
+    directions = loop.node.integers("scan_input_directions")
+    count = loop.node.attributes["num_scan_inputs"].plain if "num_scan_inputs" in loop.node.attributes else 0
+    if not isinstance(count, int) or not count:
+        return False
+    flipped = [_flipped(name, loop.scopes) for name in loop.node.inputs[-count:]]
+    own = [bool(one) for one in directions] or [False] * count
+    return all(one != other for one, other in zip(own, flipped, strict=True))
+
+
+def _flipped(name: str, scopes: Sequence[Graph]) -> bool:
+    maker = next((node for graph in scopes for node in graph.nodes if name in node.outputs), None)
+    if maker is None or maker.op != "Slice" or len(maker.inputs) < FLIP_INPUTS:
+        return False
+    axes, steps = (constant_of(one, scopes) for one in maker.inputs[3:5])
+    arrays = [None if data is None else tensor_array(data) for data in (axes, steps)]
+    return all(array is not None and array.tolist() == wanted for array, wanted in zip(arrays, ([0], [-1]), strict=True))
 
 
 def first_place(difference: Difference, axis: int, *, exact: bool, backwards: bool = False) -> int:

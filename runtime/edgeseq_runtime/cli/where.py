@@ -71,6 +71,7 @@ def find_where(job: Job, search: Search) -> Divergence | None:
                 precision=job.precision,
                 threads=job.threads,
                 reproduction=search.reproduction,
+                rounding=True,
             )
     except EdgeseqError as error:
         if search.against is not None or search.reproduction is not None:
