@@ -5,7 +5,7 @@ READY := .venv/.ready
 TENSORRT := .venv/.tensorrt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format slow gallery tensorrt gpu clean
+.PHONY: help setup demo test check format slow gallery tensorrt emulated gpu clean
 
 help:
 	@echo "make demo    export, prove and stream the voice-activity model on real speech"
@@ -14,6 +14,7 @@ help:
 	@echo "make slow    the tests that take minutes"
 	@echo "make gallery train, measure, draw and export every recipe of the lecture; writes docs/gallery.md"
 	@echo "make tensorrt installs TensorRT-RTX, which no GPU is needed for, and runs the tests that need it"
+	@echo "make emulated every model on an emulated 64-bit ARM board; writes docs/aarch64.md"
 	@echo "make gpu     the tests that need an NVIDIA GPU"
 	@echo "make format  rewrite the code as ruff would have it"
 
@@ -54,6 +55,9 @@ $(TENSORRT): $(READY)
 
 tensorrt: $(TENSORRT)
 	$(BIN)/pytest -m tensorrt
+
+emulated: $(READY)
+	@$(BIN)/python benchmarks/aarch64.py --out docs/aarch64.md
 
 gpu: $(READY)
 	$(BIN)/pytest -m gpu
