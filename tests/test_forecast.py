@@ -11,6 +11,7 @@ import runtime_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from test_forecast_sizes import loop_model
 from typer.testing import CliRunner
 
 import edgeseq_runtime
@@ -171,7 +172,7 @@ def test_a_forecast_grows_with_time_and_batch_and_shrinks_with_precision(T, B, l
 
 
 def test_weights_that_are_narrow_already_are_not_widened():
-    work = Work(0, {}, {}, frozenset(), 0, 0, 0, {})
+    work = Work(0, {}, {}, frozenset(), 0, 0, 0, {}, 0, 0)
     weights = {edgeseq_runtime.forecast.values.Weight(name, 10, dtype): 1 for name, dtype in (("a", "int8"), ("b", "float16"))}
     for precision, expected in (("fp32", 30), ("fp16", 30), ("int8", 20)):
         assert bound_of(work._replace(reads=weights), board(), "step", {}, precision).weight_bytes == expected
@@ -179,7 +180,7 @@ def test_weights_that_are_narrow_already_are_not_widened():
 
 def test_rows_looked_up_scale_with_precision():
     table = edgeseq_runtime.forecast.values.Weight("table", 1000, "float32")
-    work = Work(0, {}, {}, frozenset((table,)), 400, 7, 0, {})
+    work = Work(0, {}, {}, frozenset((table,)), 400, 7, 0, {}, 0, 0)
     found = [bound_of(work, board(), "step", {}, precision).traffic_bytes for precision in ("fp32", "fp16", "int8")]
     assert found == [407, 207, 107]
 
@@ -432,7 +433,7 @@ def test_a_jetpack_that_does_not_run_there(lstm):
         (
             "onnxruntime-tensorrt",
             ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
-            {"stream-copies-to-the-gpu", "software: typing", "software: provider"},
+            {"stream-copies-to-the-gpu", "software: provider"},
         ),
         ("tensorrt", (), {"engine-of-one-machine", "tf32-by-default", "software: typing"}),
     ],
@@ -509,6 +510,23 @@ def test_the_screen_says_what_the_forecast_says(lstm):
         assert text in shown
     assert "on the CPU  no node" in run("plan", lstm.path, "--device", "l4").stdout
     assert "no time is bounded" in run("plan", lstm.path, "--device", "cpu-aarch64", columns="200").stdout
+
+
+def test_what_only_the_data_tell_is_said(tmp_path):
+    loop = read_model(loop_model(None))
+    assert {spec.name for spec in loop.graph.inputs} == {"x"}
+    spec = TensorSpec("x", "float32", ("x0", "x1"))
+    outputs = (TensorSpec("last", "float32", ("x0", "x1")), TensorSpec("all", "float32", ("n", "x0", "x1")))
+    base = runtime_models.lstm()
+    model = replace(base, onnx=loop_model(None), inputs=(spec,), outputs=outputs, state={}, census={})
+    path = model.write(tmp_path / "loop.edgeseq", (), draws=1)
+    shown = run("plan", path, "--device", "rtx-4090", "--axis", "x1=4", columns="200").stdout
+    assert "Counted once, for only the data tell how often they run: 1 Loop." in shown
+    assert "1 of a size that only the data tell" in shown
+    provider = run(
+        "plan", path, "--device", "rtx-4090", "--axis", "x1=4", "--backend", "onnxruntime-tensorrt", columns="200"
+    ).stdout
+    assert "ONNX Runtime, TensorRT, then CUDA, then CPU" in provider
 
 
 @pytest.mark.parametrize("columns", [80, 120])

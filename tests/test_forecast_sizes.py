@@ -300,14 +300,14 @@ def test_a_loop_is_counted_as_often_as_it_runs():
     x = {"x": np.ones((3, 4), F)}
     assert compare(loop_model(6), x) == 2
     work = work_of(sized_graph(read_model(loop_model(6)).graph, {"x0": 3, "x1": 4}))
-    assert (work.operations, work.uncounted) == (6 * 2 * 3 * 4 * 4, {})
+    assert (work.operations, work.uncounted, work.loops, work.unsized) == (6 * 2 * 3 * 4 * 4, {}, 0, 0)
     assert {weight.name: times for weight, times in work.reads.items()} == {"W": 6}
 
 
 def test_a_loop_that_the_data_end_is_counted_once_and_said():
     compare(loop_model(None), {"x": np.ones((3, 4), F)}, unknown=["all"])
     work = work_of(sized_graph(read_model(loop_model(None)).graph, {"x0": 3, "x1": 4}))
-    assert (work.operations, work.uncounted) == (2 * 3 * 4 * 4, {"Loop of unknown length": 1})
+    assert (work.operations, work.uncounted, work.loops, work.unsized) == (2 * 3 * 4 * 4, {}, 1, 1)
 
 
 def test_of_two_branches_the_one_with_less_work_is_counted():
@@ -351,6 +351,23 @@ def test_a_weight_that_is_transposed_before_use_is_one_weight():
     )
     assert {weight.name: times for weight, times in work.reads.items()} == {"W": 1}
     assert work.operations == 2 * 3 * 4 * 5
+
+
+def test_a_weight_that_two_nodes_share_is_read_once():
+    nodes = [helper.make_node("MatMul", ["x", "W"], ["a"]), helper.make_node("MatMul", ["a", "W"], ["y"])]
+    work = work_of(
+        sized_graph(read_model(graph_of(nodes, {"x": X[0]}, {"W": np.ones((4, 4), F)}, ["y"])).graph, {"x0": 3, "x1": 4})
+    )
+    assert {weight.name: times for weight, times in work.reads.items()} == {"W": 1}
+    assert work.operations == 2 * (2 * 3 * 4 * 4)
+
+
+def test_what_a_loop_holds_is_alive_beside_what_is_around_it():
+    x = np.ones((3, 4), F)
+    sized = sized_graph(read_model(loop_model(6)).graph, {"x0": 3, "x1": 4})
+    outside = x.nbytes + x.nbytes + 6 * x.nbytes  # x, last, all
+    inside = 8 + 1 + 2 * x.nbytes  # the step's number, its condition, h and h_out: y comes when h is gone
+    assert peak_bytes(sized) == outside + inside
 
 
 def test_bytes_alive_at_once_by_hand():

@@ -109,6 +109,7 @@ def _decisions(forecast: Forecast) -> Iterator[tuple[str, object]]:
 def _memory_text(forecast: Forecast) -> str:
     need = forecast.memory
     parts = [f"weights {_bytes(need.weights)}", f"values {_bytes(need.activations)}"]
+    parts += [f"{need.unsized} of a size that only the data tell"] if need.unsized else []
     parts += [f"states {_bytes(need.states)}"] if need.states else []
     parts += [f"scratch space at most {_bytes(need.workspace)}"] if need.workspace else []
     has = "" if need.device is None else f" of {_bytes(need.device)}" + ("" if need.fits else ": TOO MUCH")
@@ -158,6 +159,8 @@ def _reading(forecast: Forecast) -> str:
     if forecast.uncounted:
         named = ", ".join(f"{count} {name}" for name, count in forecast.uncounted.items())
         lines.append(f"Not counted: {named}.")
+    if forecast.loops:
+        lines.append(f"Counted once, for only the data tell how often they run: {forecast.loops} Loop.")
     if forecast.rate and bounded:
         lines.append(f"busy: the least share of real time, at {forecast.rate:g} time steps a second.")
     return "\n".join(lines)

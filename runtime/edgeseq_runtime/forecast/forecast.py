@@ -34,6 +34,7 @@ class MemoryNeed(msgspec.Struct, frozen=True, kw_only=True):
     activations: int  # inputs, outputs and what is alive between them, nodes run in order
     states: int  # of a stream, twice: the one read and the one written
     workspace: int | None  # most that an engine may use as scratch space
+    unsized: int  # values whose size only the data tell, which are in none of this
     device: int | None  # what the device has; a Jetson module's CPU and GPU share it
 
     @property
@@ -57,6 +58,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     memory: MemoryNeed
     operations: dict[str, int]  # operator -> operations of one step, or of a sequence of usual size where nothing streams
     uncounted: dict[str, int]  # operators that were not counted -> how many nodes
+    loops: int  # of unknown length, counted once
     bounds: tuple[Bound, ...]
     time_axis: str  # that sequences run along
     rate: float | None  # time steps in a second of input
@@ -129,6 +131,7 @@ def make_forecast(
         memory=_memory(model.graph, interface, greatest_sizes(ranges), device, plan),
         operations=shown.by_operator,
         uncounted=shown.uncounted,
+        loops=shown.loops,
         bounds=tuple(
             bound_of(work, device, mode, sizes, one) for mode, (sizes, work) in works.items() for one in _precisions(precision)
         ),
@@ -177,6 +180,7 @@ def _memory(graph: Graph, interface: Interface, sizes: dict[str, int], device: D
         weights=sum(weight.bytes for weight in work.weights),
         activations=work.peak,
         states=2 * sum(int(np.prod(shape or (0,))) * width for shape, width in zip(states, widths, strict=True)),
+        unsized=work.unsized,
         workspace=min(WORKSPACE, has // 8 if has else WORKSPACE) if engine else None,
         device=has,
     )

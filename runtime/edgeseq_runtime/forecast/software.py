@@ -31,6 +31,12 @@ class Software(msgspec.Struct, frozen=True, kw_only=True):
     install: tuple[str, ...] = ()  # commands, in order
 
 
+def provider_text(name: str) -> str:
+    """An execution provider of ONNX Runtime as its maker writes it."""
+    short = name.removesuffix("ExecutionProvider")
+    return "TensorRT" if short == "Tensorrt" else short
+
+
 def chosen_jetpack(device: Device, asked: str | None) -> JetPack | None:
     """The JetPack release to plan for: the one asked for, else the newest that runs on the device.
 
@@ -56,7 +62,7 @@ def software_of(plan: Plan, jetpack: JetPack | None) -> Software:
         version = jetpack.onnxruntime_gpu or "no build is known for this JetPack"
         install = [APT, VENV, "pip install edgeseq", "pip install an onnxruntime-gpu built for this JetPack (jetson-containers)"]
     return Software(
-        backend="ONNX Runtime, " + ", then ".join(name.removesuffix("ExecutionProvider") for name in plan.providers),
+        backend="ONNX Runtime, " + ", then ".join(provider_text(name) for name in plan.providers),
         version=version,
         jetpack=jetpack.release if jetpack else None,
         python=jetpack.python if jetpack else None,
@@ -105,9 +111,8 @@ def typing_of(version: str | None, precision: str) -> tuple[str, tuple[str, ...]
 def software_findings(plan: Plan, jetpack: JetPack | None) -> list[Finding]:
     """What goes wrong with these versions."""
     found = []
-    engine = plan.backend == "tensorrt" or "TensorrtExecutionProvider" in plan.providers
     newest = version_of(jetpack.tensorrt[-1])[0] if jetpack and jetpack.tensorrt else 11
-    if engine and newest >= 11:
+    if plan.backend == "tensorrt" and newest >= 11:
         text = "TensorRT 11 has no weak typing, so no flag lowers the precision: it is the graph's"
         found.append(
             _finding("typing", text, f"plan a precision that the bundle holds; this one is {plan.precision}", TYPING_SOURCE)

@@ -29,7 +29,9 @@ class Work(NamedTuple):
     looked_up: int  # bytes of those rows
     interface: int  # bytes of the model's inputs and outputs
     peak: int  # bytes of the values that are alive at once, inputs and outputs included
-    uncounted: dict[str, int]  # operator that computes something and was not counted -> how many nodes
+    uncounted: dict[str, int]  # operator that is not known, or whose sizes are not -> how many nodes
+    loops: int  # whose length only the data tell; they are counted once
+    unsized: int  # values whose size only the data tell; they are in none of the bytes
 
     @property
     def weights(self) -> frozenset[Weight]:
@@ -43,6 +45,7 @@ class _Part(NamedTuple):
     tables: frozenset[Weight]
     looked_up: int
     uncounted: Counter[str]
+    loops: int
 
 
 def work_of(sized: Sized) -> Work:
@@ -59,6 +62,8 @@ def work_of(sized: Sized) -> Work:
         interface=interface,
         peak=peak_bytes(sized),
         uncounted=dict(sorted(part.uncounted.items())),
+        loops=part.loops,
+        unsized=_unsized(sized),
     )
 
 
@@ -72,13 +77,15 @@ def _sum(parts: Iterable[_Part]) -> _Part:
     tables: frozenset[Weight] = frozenset()
     looked_up = 0
     uncounted: Counter[str] = Counter()
+    loops = 0
     for part in parts:
         by_operator += part.by_operator
         reads |= part.reads  # two nodes that share a weight may read it at the same time
         tables |= part.tables
         looked_up += part.looked_up
         uncounted += part.uncounted
-    return _Part(by_operator, reads, tables, looked_up, uncounted)
+        loops += part.loops
+    return _Part(by_operator, reads, tables, looked_up, uncounted, loops)
 
 
 def _is_fixed(placed: Placed) -> bool:
@@ -96,13 +103,13 @@ def _part_of_node(placed: Placed) -> _Part:
     counted = Counter({node.op: operations}) if operations else Counter[str]()
     uncounted = Counter({node.op: 1}) if operations is None else Counter[str]()
     if node.op in LOOKUPS and weights and placed.inputs[0] is not None and placed.inputs[0].weights:
-        return _Part(counted, Counter(), weights, placed.outputs[0].bytes, uncounted)
+        return _Part(counted, Counter(), weights, placed.outputs[0].bytes, uncounted, 0)
     reads = Counter(dict.fromkeys(weights, 1))
     if node.op in RECURRENT_GATES and placed.outputs and (steps := _steps(placed)):
         recurrent = placed.inputs[2]
         for weight in (recurrent.weights or ()) if recurrent is not None else ():
             reads[weight] = steps
-    return _Part(counted, reads, frozenset(), 0, uncounted)
+    return _Part(counted, reads, frozenset(), 0, uncounted, 0)
 
 
 def _part_of_bodies(placed: Placed) -> _Part:
@@ -115,7 +122,7 @@ def _part_of_bodies(placed: Placed) -> _Part:
 
 def _repeated(part: _Part, times: int | None) -> _Part:
     if times is None:  # only the data tell how often: counted once, and said so
-        return part._replace(uncounted=part.uncounted + Counter({"Loop of unknown length": 1}))
+        return part._replace(loops=part.loops + 1)
     return part._replace(
         by_operator=Counter({op: count * times for op, count in part.by_operator.items()}),
         reads=Counter({weight: count * times for weight, count in part.reads.items()}),
@@ -185,6 +192,11 @@ def peak_bytes(sized: Sized) -> int:
         for name in [name for name in alive if last.get(name, -1) <= index and name not in asked]:
             del alive[name]
     return peak
+
+
+def _unsized(sized: Sized) -> int:
+    own = sum(value.shape is None for placed in sized.nodes for value in placed.outputs)
+    return own + sum(_unsized(body.sized) for placed in sized.nodes for body in placed.bodies)
 
 
 def _last_uses(sized: Sized) -> Mapping[str, int]:
