@@ -45,7 +45,7 @@ MOST = 20  # mutants of a kind, each of another model; which models and where in
 console = Console(stderr=True)
 
 
-class Mutant(msgspec.Struct, frozen=True, kw_only=True):
+class Mutant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One harmed graph, and what was said of it."""
 
     model: str

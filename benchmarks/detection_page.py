@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from detection import UNHARMED, Mutant
+from detection import UNHARMED, Mutant, share_caught
 from mutations import KINDS
 from parity_rules import RULES, US
 
+from edgeseq_runtime.bundle import Gate
+
+GATES = tuple(Gate(k=k, k999=2 * k) for k in (2.0, 2.5, 3.0, 4.0, 5.0))
 FAMILIES = {
     "weights": "Weights",
     "precision": "Fewer bits",
@@ -21,10 +24,20 @@ FAMILIES = {
 
 
 def page(mutants: Sequence[Mutant]) -> str:
-    """All of it: shares by size of the change, shares by kind, and what parity missed."""
+    """All tables, one after another."""
+    return "\n\n".join(tables(mutants).values()) + "\n"
+
+
+def tables(mutants: Sequence[Mutant]) -> dict[str, str]:
+    """By the names of their places in the page."""
     harmed = [mutant for mutant in mutants if mutant.kind != UNHARMED]
     unharmed = [mutant for mutant in mutants if mutant.kind == UNHARMED]
-    return "\n".join([*by_size(harmed, unharmed), "", *by_kind(harmed), "", *missed(harmed), ""])
+    return {
+        "mutants by change": "\n".join(by_size(harmed, unharmed)),
+        "mutants by kind": "\n".join(by_kind(harmed)),
+        "mutants by gate": "\n".join(by_gate(mutants)),
+        "mutants missed": "\n".join(missed(harmed)),
+    }
 
 
 def by_size(harmed: Sequence[Mutant], unharmed: Sequence[Mutant]) -> Iterator[str]:
@@ -64,6 +77,23 @@ def by_kind(harmed: Sequence[Mutant]) -> Iterator[str]:
 def _counted(mutants: Sequence[Mutant], text: str) -> list[str]:
     above = [mutant for mutant in mutants if mutant.above]
     return [text, str(len(mutants)), str(len(above)), *_shares(above)]
+
+
+def by_gate(mutants: Sequence[Mutant]) -> Iterator[str]:
+    """What other gates would call wrong: of the mutants, by how much they change the function, and of the unharmed exports."""
+    bounds = {"1 to 2": (1, 2), "2 to 3": (2, 3), "3 to 4": (3, 4), "4 to 100": (4, 100)}
+    grouped = {
+        name: [m for m in mutants if m.above and m.change is not None and low < m.change <= high]
+        for name, (low, high) in bounds.items()
+    }
+    unharmed = [mutant for mutant in mutants if mutant.kind == UNHARMED]
+    yield from _header(
+        "gates k, k999", *(f"change {name} ({len(found)})" for name, found in grouped.items()), "above 1", "unharmed"
+    )
+    for gate in GATES:
+        shares = [100 * share_caught(found, gate) for found in (*grouped.values(), mutants)]
+        alarms = sum(mutant.caught(gate) for mutant in unharmed)
+        yield _row(f"{gate.k:g}, {gate.k999:g}", *(f"{share:.1f} %" for share in shares), f"{alarms} of {len(unharmed)}")
 
 
 def missed(harmed: Sequence[Mutant]) -> Iterator[str]:

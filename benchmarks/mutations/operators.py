@@ -197,7 +197,7 @@ def approximated(editor: Editor, operator: str, make: Callable[[NodeProto, str],
 
 @kind("approximate tanh")
 def _approximate_tanh(editor: Editor) -> Edits:
-    """A tanh is a ratio of polynomials that is good to 1e-4, as fast libraries have it."""
+    """A tanh is a ratio of polynomials, as fast libraries have it, whose error grows to 1e-4 where it saturates."""
 
     def make(node: NodeProto, x: str) -> str:
         x = editor.insert(node, "Clip", [x, number(-4.97), number(4.97)])
