@@ -344,6 +344,20 @@ def test_rows_looked_up_are_read_and_the_table_is_not():
     assert work.interface == 5 * 2 * 8 + 5 * 2 * 8 * 4
 
 
+def test_rows_looked_up_in_a_loop_are_read_at_each_step():
+    step = helper.make_graph(
+        [helper.make_node("Gather", ["table", "id"], ["row"]), helper.make_node("Add", ["h", "row"], ["h_out"])],
+        "step",
+        [helper.make_tensor_value_info("h", TensorProto.FLOAT, [8]), helper.make_tensor_value_info("id", TensorProto.INT64, [])],
+        [helper.make_tensor_value_info("h_out", TensorProto.FLOAT, [8])],
+    )
+    node = helper.make_node("Scan", ["h0", "ids"], ["h_end"], body=step, num_scan_inputs=1)
+    inputs = {"ids": I([3, 1, 4, 1, 5]), "h0": np.ones(8, F)}
+    model = graph_of([node], inputs, {"table": np.ones((100, 8), F)}, ["h_end"])
+    assert compare(model, inputs) == 1
+    assert work_of(sized_graph(read_model(model).graph, {"ids0": 5, "h00": 8})).looked_up == 5 * 8 * 4
+
+
 def test_a_weight_that_is_transposed_before_use_is_one_weight():
     nodes = [helper.make_node("Transpose", ["W"], ["Wt"]), helper.make_node("MatMul", ["x", "Wt"], ["y"])]
     work = work_of(
