@@ -332,6 +332,19 @@ def test_an_index_from_the_end_of_a_dynamic_axis_is_refused_as_undefined():
         by_tensorrt(graph_bytes(gather, {"x": X}, {"y": "float32"}, last), {"x": X})
 
 
+@pytest.mark.parametrize("op", sorted(GATES))
+def test_a_node_with_lengths_is_not_parsed_in_half_precision(op):
+    weights = {"W": draw(1, GATES[op] * H, I), "R": draw(1, GATES[op] * H, H)}
+    half = {name: array.astype(np.float16) for name, array in weights.items()}
+    inputs = {"x": X.astype(np.float16), "n": np.array([T, 2], np.int32)}
+    attributes = {"activations": ["Tanh"]} if op == "RNN" else {}
+    with pytest.raises(UsageError, match="has Half and Float"):
+        by_tensorrt(
+            graph_bytes([node(op, ["x", "W", "R", "", "n"], ["y"], hidden_size=H, **attributes)], inputs, {"y": "float16"}, half),
+            inputs,
+        )
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [
