@@ -250,6 +250,17 @@ def test_every_device_is_planned_and_the_one_measured_is_marked(good, page):
             assert hazard in text
 
 
+def test_families_of_devices_are_folded_but_for_the_one_measured(good, page):
+    def families(shown):
+        return {
+            next(iter(one.all("summary"))).text: "open" in one.attributes for one in shown.one("section", id="plans").all("details")
+        }
+
+    assert families(page) == {"15 Jetson modules": False, "14 GPUs": False}
+    there = good._replace(parity=msgspec.structs.replace(good.parity, device="jetson-t5000"))
+    assert families(parsed(page_html(there))) == {"15 Jetson modules": True, "14 GPUs": False}
+
+
 def test_provenance_is_the_bundles(good, page):
     text = page.one("section", id="provenance").text
     for part in (good.bundle.sha256, "opset ai.onnx 20; IR 10", "a note", "rule: text", *good.parity.versions.values()):

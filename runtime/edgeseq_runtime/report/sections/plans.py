@@ -13,13 +13,16 @@ FOLDED = {"Jetson": "Jetson modules", "GPU": "GPUs"}  # groups of devices that a
 
 
 def section(report: Report) -> Html:
-    """A card for each device; those of one family are folded together."""
+    """A card for each device; those of one family are folded together, unless it was measured on one of them."""
     text = "Decided from the bundle and the device's profile alone: nothing was run for this part."
     groups: dict[str, list[DevicePlan]] = {}
     for one in report.plans:
         groups.setdefault(FOLDED.get(one.device.group, ""), []).append(one)
     shown = _cards(groups.pop("", []), report)
-    folded = [details(f"{len(ones)} {name}", _cards(ones, report)) for name, ones in groups.items()]
+    folded = [
+        details(f"{len(ones)} {name}", _cards(ones, report), unfolded=any(one.device.name == report.parity.device for one in ones))
+        for name, ones in groups.items()
+    ]
     return joined([element("p", text), shown, *folded])
 
 
