@@ -269,6 +269,21 @@ def test_a_scan_and_a_branch_have_the_sizes_foretold():
     assert {weight.name: times for weight, times in work.reads.items() if weight.name == "outer"} == {"outer": 5}
 
 
+@pytest.mark.parametrize(("reads", "writes"), [(0, 0), (1, 1), (-1, 0), (2, -1)])
+def test_a_scan_runs_along_any_axis(reads, writes):
+    step = helper.make_graph(
+        [helper.make_node("ReduceSum", ["x_t", "axes"], ["s"], keepdims=0), helper.make_node("Add", ["h", "s"], ["h_out"]),
+         helper.make_node("Exp", ["x_t"], ["y_t"])],
+        "step",
+        [helper.make_tensor_value_info("h", TensorProto.FLOAT, []), helper.make_tensor_value_info("x_t", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("h_out", TensorProto.FLOAT, []), onnx.ValueInfoProto(name="y_t")],
+    )  # fmt: skip
+    given = {"num_scan_inputs": 1, "scan_input_axes": [reads], "scan_output_axes": [writes]}
+    node = helper.make_node("Scan", ["h0", "x"], ["h_end", "y"], body=step, **given)
+    model = graph_of([node], {"x": X, "h0": F(0).reshape(())}, {"axes": I([0, 1])}, ["h_end", "y"])
+    assert compare(model, {"x": X, "h0": np.array(0, F)}) == 2
+
+
 def loop_model(limit):
     """x is doubled some times over, a product each time; `limit` None: for as long as the data say."""
     body = helper.make_graph(
