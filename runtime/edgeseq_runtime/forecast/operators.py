@@ -205,12 +205,8 @@ def _slice(node: Node, inputs: Inputs) -> Value:
     axes = _listed(node, inputs, "axes", 3) or tuple(range(len(starts)))
     steps = _listed(node, inputs, "steps", 4) or (1,) * len(starts)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        x[axis] = len(range(*slice(start, _end(end, step), step).indices(x[axis])))
+        x[axis] = len(range(*slice(start, end, step).indices(x[axis])))
     return Value(tuple(x), _value(inputs, 0).dtype)
-
-
-def _end(end: int, step: int) -> int | None:
-    return None if step < 0 and end <= -(2**31) else end  # "to the very start", which a Python slice says by None
 
 
 def _concat(node: Node, inputs: Inputs) -> Value:
@@ -454,7 +450,7 @@ def _sliced(node: Node, x: Numbers, starts: Numbers, ends: Numbers, *rest: Numbe
     axes = rest[0] if rest else np.arange(len(starts))
     steps = rest[1] if len(rest) > 1 else np.ones(len(starts), np.int64)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        x = np.moveaxis(np.moveaxis(x, int(axis), 0)[int(start) : _end(int(end), int(step)) : int(step)], 0, int(axis))
+        x = np.moveaxis(np.moveaxis(x, int(axis), 0)[int(start) : int(end) : int(step)], 0, int(axis))
     return x
 
 
