@@ -249,6 +249,8 @@ def test_what_counts_as_having_left():
     moved = (value * np.float32(1 + 10 * eps),)
     assert not Difference(value * np.float32(1 + 39 * eps), value, moved).left
     assert Difference(value * np.float32(1 + 43 * eps), value, moved).left
+    # A nudged value that is no number explains nothing.
+    assert Difference(value * np.float32(1 + 9 * eps), value, (np.full_like(value, np.nan),)).left
     assert Difference(np.where(value > 2, np.nan, value).astype(np.float32), value).kind == "nan"
     assert not Difference(np.array([np.nan, np.inf, 1]), np.array([np.nan, np.inf, 1])).kind
     assert Difference(value[:5], value).kind == "shape"
@@ -259,11 +261,11 @@ def test_what_counts_as_having_left():
 
 def test_nudging_moves_floats_by_one_unit_in_the_last_place():
     rng = np.random.default_rng(0)
-    value = np.array([1.5, -3, 1e-20, 0, np.inf, np.nan, 7], np.float32)
+    value = np.array([1.5, -3.25, 1e-20, 0, np.inf, np.nan, 2], np.float32)
     moved = nudge(value, rng)
-    for at in (0, 1, 2, 6):
+    for at in (0, 1, 2):
         assert moved[at] in (np.nextafter(value[at], np.float32(np.inf)), np.nextafter(value[at], np.float32(-np.inf)))
-    np.testing.assert_array_equal(moved[3:6], value[3:6])
+    np.testing.assert_array_equal(moved[3:], value[3:])
     assert nudge(np.array([1, 2]), rng).tolist() == [1, 2]
     model = onnx.load_from_string(nudged(nested().SerializeToString(), rng))
     gain = numpy_helper.to_array(model.graph.initializer[0])

@@ -141,9 +141,12 @@ def _nudged_tensor(data: memoryview, random: np.random.Generator) -> bytes | mem
 
 
 def nudge(array: Array, random: np.random.Generator) -> Array:
-    """Floats moved by one unit in their last place, up or down at random; zeros, infinities and other types as they are."""
+    """Floats moved by one unit in their last place, up or down at random; all else as it is.
+
+    So are whole numbers: they hold no rounding, and an exponent of 2 that is moved makes a power of negative numbers undefined.
+    """
     if not np.issubdtype(array.dtype, np.floating):
         return array
     towards = np.where(random.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
     moved = np.nextafter(array, towards)
-    return np.where(np.isfinite(array) & (array != 0), moved, array).astype(array.dtype)
+    return np.where(np.isfinite(array) & (array != np.rint(array)), moved, array).astype(array.dtype)

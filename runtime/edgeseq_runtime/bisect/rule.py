@@ -59,9 +59,15 @@ class Difference(NamedTuple):
     @property
     def allowed(self) -> float:
         """The rms difference that rounding explains."""
-        moves = [rms(_apart(one, self.reference)) for one in self.nudged if one.shape == self.reference.shape]
+        moves = [rms(_apart(one, self.reference)) for one in self._moved]
         scale = rms(_finite(self.reference)) if _floating(self.reference) else 0.0
         return FACTOR * max([*moves, 2 * self._eps * scale])
+
+    @property
+    def _moved(self) -> list[Array]:
+        """The nudged values that can be compared: one that is no number says nothing of rounding."""
+        fitting = [one for one in self.nudged if one.shape == self.reference.shape]
+        return [one for one in fitting if np.array_equal(np.isfinite(one), np.isfinite(self.reference))]
 
     @property
     def _eps(self) -> float:
@@ -78,7 +84,7 @@ class Difference(NamedTuple):
     def along(self, axis: int) -> tuple[Float64, Float64]:
         """For each place along an axis: the rms error, and the rms error that rounding explains there."""
         error = _rms_along(self.error, axis)
-        moves = [_rms_along(_apart(one, self.reference), axis) for one in self.nudged if one.shape == self.reference.shape]
+        moves = [_rms_along(_apart(one, self.reference), axis) for one in self._moved]
         floor = 2 * self._eps * _rms_along(_finite(self.reference), axis)
         return error, FACTOR * np.maximum.reduce([floor, *moves])
 
