@@ -446,7 +446,8 @@ def test_a_gpu_has_several_backends(backend, providers, rules, lstm):
     assert {finding.rule for finding in forecast.findings} == rules
     assert forecast.bundle_hazards == ("rule: text",)
     cuda = "CUDAExecutionProvider" in providers
-    assert forecast.plan.provider_options == ({"CUDAExecutionProvider": {"use_tf32": "0"}} if cuda else {})
+    assert ("CUDAExecutionProvider" in forecast.plan.provider_options) == cuda
+    assert ("TensorrtExecutionProvider" in forecast.plan.provider_options) == ("TensorrtExecutionProvider" in providers)
     assert forecast.plan.hazards[0] == "rule: text"
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from edgeseq_runtime.bundle import Bundle
 from edgeseq_runtime.device import Device, load_device
 from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.interface import interface_of
+from edgeseq_runtime.provider_needs import TENSORRT
 
 # One step of a recurrent network is a chain of small products: a second thread has little to do, and has to spin to be there
 # in time. Where nothing else runs and steps follow each other closely it can bring up to 1.5x from two layers of 256 units
@@ -42,6 +46,7 @@ def make_plan(
     precision: str = "fp32",
     threads: int | None = None,
     backend: str | None = None,
+    axes: Sequence[str] = (),
 ) -> Plan:
     """Decide how a bundle runs on a device. Pure: opens nothing, asks no hardware.
 
@@ -51,14 +56,24 @@ def make_plan(
         precision: one that the bundle holds.
         threads: how many share one operator; 1 unless said.
         backend: one of `BACKENDS`, in place of the device's own.
+        axes: sizes to prepare engines of ONNX Runtime's TensorRT provider for, such as "T=1:100:2000".
 
     Raises:
-        UsageError: the bundle has no such precision, fewer than 1 thread, or a backend that the device has not.
+        UsageError: the bundle has no such precision or axis, fewer than 1 thread, or a backend that the device has not.
         DeviceError: there is no such device.
     """
     bundle.model(precision)  # raises where there is none
+    device = device if isinstance(device, Device) else load_device(device)
     plan = plan_for_device(device, precision=precision, threads=threads, backend=backend)
-    return msgspec.structs.replace(plan, hazards=(*bundle.manifest.hazards, *plan.hazards))
+    plan = msgspec.structs.replace(plan, hazards=(*bundle.manifest.hazards, *plan.hazards))
+    if TENSORRT not in plan.providers:
+        return plan
+    # Ranges of axes belong to forecasts, whose package builds on plans.
+    from edgeseq_runtime.provider_options import tensorrt_options
+
+    engines = tensorrt_options(interface_of(bundle.manifest), device, precision, axes)
+    given = plan.provider_options.get(TENSORRT, {})
+    return msgspec.structs.replace(plan, provider_options={**plan.provider_options, TENSORRT: {**engines, **given}})
 
 
 def plan_for_device(
@@ -97,7 +112,7 @@ def device_on_backend(device: Device, backend: str) -> Device:
         changes = {"backend": "onnxruntime", "providers": ("CPUExecutionProvider",), "provider_options": {}, "hazards": own}
         return msgspec.structs.replace(device, **changes)
     base = usual[generic]
-    engines = ("TensorrtExecutionProvider",) if backend == "onnxruntime-tensorrt" else ()
+    engines = (TENSORRT,) if backend == "onnxruntime-tensorrt" else ()
     return msgspec.structs.replace(
         device,
         backend=base.backend,

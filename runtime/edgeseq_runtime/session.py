@@ -52,6 +52,12 @@ class Session:
         return self._model.providers
 
     @property
+    def assignment(self) -> dict[str, tuple[str, ...]]:
+        """Execution provider -> the nodes that it computes, where the backend tells and there is more than one."""
+        tell = getattr(self._model, "assignment", None)
+        return tell() if tell else {}
+
+    @property
     def backend_version(self) -> str:
         return self._model.version
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnxruntime as ort
 
-from edgeseq_runtime.errors import InputError, ProviderError, UsageError
+from edgeseq_runtime.backends.engine_folder import default_base, engine_folder, engine_key
+from edgeseq_runtime.backends.packaged_libraries import load_packaged
+from edgeseq_runtime.detect.jetson import read_jetson
+from edgeseq_runtime.detect.libraries import find_library, library_folders, packaged_folders
+from edgeseq_runtime.detect.nvml import read_driver
+from edgeseq_runtime.errors import EdgeseqError, InputError, ProviderError, UsageError
 from edgeseq_runtime.plan import Plan
+from edgeseq_runtime.provider_needs import FILES, TENSORRT, linked_libraries, missing_for, provider_file, text_of
 from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
 VERSION: str = ort.__version__
 
-_CPU = "CPUExecutionProvider"
-_ONLY_EXCEPTIONS = 4  # log level "fatal": whatever is worth saying comes as an exception too
+_WARNINGS, _ONLY_EXCEPTIONS = 2, 4  # log levels; "fatal": whatever is worth saying comes as an exception too
+_NVIDIA = ("TensorRT", "CUDA", "CUDNN", "cuDNN")  # in messages about a provider rather than about the model
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -28,12 +36,7 @@ _DTYPES = {
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 
-_INSTALL = {
-    "TensorrtExecutionProvider": "it needs TensorRT 10 beside CUDA; onnxruntime-gpu 1.31 does not find TensorRT 11",
-    "CUDAExecutionProvider": (
-        'it needs an NVIDIA driver, CUDA, cuDNN and `pip install "edgeseq[gpu]"` in place of the [ort] extra'
-    ),
-}
+_ASSIGNMENT = "session.record_ep_graph_assignment_info"  # since ONNX Runtime 1.24
 
 
 class BoundCall:
@@ -79,8 +82,9 @@ class BoundCall:
 class OnnxRuntimeModel:
     """A model that ONNX Runtime has loaded. Calls from several threads are safe."""
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(self, session: ort.InferenceSession, assigned: bool = False) -> None:
         self._session = session
+        self._assigned = assigned
         self._output_names = [output.name for output in session.get_outputs()]
         self.version = VERSION
         self.providers: tuple[str, ...] = tuple(session.get_providers())
@@ -97,6 +101,16 @@ class OnnxRuntimeModel:
         """The axes of each output that is a tensor, as ONNX Runtime inferred them; one that it does not know has no name."""
         outputs = (output for output in self._session.get_outputs() if output.type.startswith("tensor("))
         return {output.name: tuple("" if size is None else size for size in output.shape or ()) for output in outputs}
+
+    def assignment(self) -> dict[str, tuple[str, ...]]:
+        """Provider -> the nodes that it computes, as "LSTM 'name'"; empty where ONNX Runtime was not asked to tell, or can't."""
+        if not self._assigned or not hasattr(self._session, "get_provider_graph_assignment_info"):
+            return {}
+        found: dict[str, tuple[str, ...]] = {}
+        for part in self._session.get_provider_graph_assignment_info():
+            nodes = (f"{node.op_type} '{node.name}'" for node in part.get_nodes())
+            found[part.ep_name] = (*found.get(part.ep_name, ()), *nodes)
+        return found
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name. The inputs must have been checked: ONNX Runtime ends the process on an empty one.
@@ -127,37 +141,93 @@ def load_model(model: bytes | Path, plan: Plan, *, optimise: bool = True) -> Onn
     missing = [name for name in plan.providers if name not in available]
     if missing:
         raise ProviderError(_not_got(missing, plan, f"this onnxruntime {VERSION} has {available}"))
-    with _without_fallback(plan):
+    _load_libraries(plan)
+    with _engines(model, plan) as options, _without_fallback(plan), _quiet(plan):
         session = ort.InferenceSession(
             model if isinstance(model, bytes) else str(model),
             _session_options(plan, optimise),
-            providers=[(name, plan.provider_options.get(name, {})) for name in plan.providers],
+            providers=[(name, options.get(name, {})) for name in plan.providers],
             enable_fallback=0,
         )
-    session.disable_fallback()
-    # get_available_providers() names a GPU on a machine without one; only the session tells what it has.
-    got = session.get_providers()
-    lost = [name for name in plan.providers if name not in got]
-    if lost:
-        raise ProviderError(_not_got(lost, plan, f"the session got {got}"))
-    return OnnxRuntimeModel(session)
+        session.disable_fallback()
+        # get_available_providers() names a GPU on a machine without one; only the session tells what it has.
+        got = session.get_providers()
+        lost = [name for name in plan.providers if name not in got]
+        if lost:
+            raise ProviderError(_not_got(lost, plan, f"the session got {got}"))
+    return OnnxRuntimeModel(session, _on_gpu(plan))
+
+
+def _on_gpu(plan: Plan) -> bool:
+    return any(name in FILES for name in plan.providers)
+
+
+def _load_libraries(plan: Plan) -> None:
+    """Load what the plan's providers are linked to and pip has brought: the loader itself does not look there."""
+    root = Path("/")
+    for provider in plan.providers:
+        file = provider_file(provider)
+        if file is not None:
+            load_packaged(linked_libraries(file, provider), packaged_folders(root), library_folders(root))
+
+
+@contextmanager
+def _engines(model: bytes | Path, plan: Plan) -> Iterator[dict[str, dict[str, str]]]:
+    """The plan's provider options, with a folder for the engines of the TensorRT provider where it caches them."""
+    given = plan.provider_options.get(TENSORRT, {})
+    if given.get("trt_engine_cache_enable") != "1" or "trt_engine_cache_path" in given:
+        yield plan.provider_options
+        return
+    with engine_folder(default_base(), engine_key(_engine_facts(model, plan))) as folder:
+        paths = {"trt_engine_cache_path": str(folder), "trt_timing_cache_path": str(folder)}
+        yield {**plan.provider_options, TENSORRT: {**given, **paths}}
+
+
+def _engine_facts(model: bytes | Path, plan: Plan) -> dict[str, object]:
+    """Everything that an engine depends on."""
+    libraries = (find_library(name) for name in ("libnvinfer.so", "libcudart.so", "libcudnn.so"))
+    board, driver = read_jetson(Path("/")), read_driver()
+    return {
+        "model": hashlib.sha256(model if isinstance(model, bytes) else model.read_bytes()).hexdigest(),
+        "plan": msgspec.to_builtins(plan),
+        "onnxruntime": VERSION,
+        "libraries": [str(path.resolve()) for path in libraries if path],
+        "board": msgspec.to_builtins(board),
+        "driver": msgspec.to_builtins(driver),
+    }
+
+
+@contextmanager
+def _quiet(plan: Plan) -> Iterator[None]:
+    """ONNX Runtime prints why a provider can't be loaded, on standard error; the exception says it, with what to do."""
+    if not _on_gpu(plan):
+        yield
+        return
+    ort.set_default_logger_severity(_ONLY_EXCEPTIONS)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(_WARNINGS)
 
 
 @contextmanager
 def _without_fallback(plan: Plan) -> Iterator[None]:
     try:
         yield
+    except EdgeseqError:
+        raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
-        if any(name.removesuffix("ExecutionProvider") in str(error) for name in plan.providers if name != _CPU):
-            raise ProviderError(_not_got(plan.providers, plan, str(error))) from error
+        names = [name for name in plan.providers if name in FILES]
+        if any(word in str(error) for name in names for word in (name.removesuffix("ExecutionProvider"), *_NVIDIA)):
+            raise ProviderError(_not_got(names, plan, " ".join(str(error).split()))) from error
         raise UsageError(f"onnxruntime {VERSION} can't load the model: {error}") from error
 
 
 def _not_got(names: Sequence[str], plan: Plan, found: str) -> str:
-    advice = "; ".join(_INSTALL[name] for name in names if name in _INSTALL)
+    missing = missing_for(names)
     return (
         f"device '{plan.device}' asks for {', '.join(names)}; {found}; "
-        + (f"{advice}; or " if advice else "")
+        + (f"missing: {text_of(missing)}; or " if missing else "")
         + "choose device 'cpu' to run on the CPU"
     )
 
@@ -171,6 +241,8 @@ def _session_options(plan: Plan, optimise: bool) -> ort.SessionOptions:
     options.log_severity_level = _ONLY_EXCEPTIONS
     for key, value in plan.session_options.items():
         options.add_session_config_entry(key, value)
+    if _on_gpu(plan):
+        options.add_session_config_entry(_ASSIGNMENT, "1")
     return options
 
 

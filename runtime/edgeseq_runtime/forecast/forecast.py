@@ -113,7 +113,7 @@ def make_forecast(
         raise UsageError(f"the rate is {rate}; give time steps in a second of input, such as 100")
     device = device if isinstance(device, Device) else load_device(device)
     device = device if backend is None else device_on_backend(device, backend)
-    plan = make_plan(bundle, device, precision=precision, threads=threads)
+    plan = make_plan(bundle, device, precision=precision, threads=threads, axes=axes)
     interface = interface_of(bundle.manifest)
     model = read_model(bundle.model(precision))
     ranges = axis_ranges(interface, axes)
