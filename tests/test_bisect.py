@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import bisect_models
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -16,7 +17,8 @@ from test_cli import edgeseq
 import edgeseq_runtime
 from edgeseq_runtime import find_divergence
 from edgeseq_runtime.bundle import open_bundle
-from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.device import load_device
+from edgeseq_runtime.errors import ProviderError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +261,16 @@ def test_without_the_original_the_output_the_step_and_the_row(faulty):
     assert any("--against" in line for line in found.differences)
 
 
+@pytest.mark.parametrize("short", [0, 1, 2])
+def test_the_worst_row_is_the_one_that_is_padded(short, faulty, bundles):
+    path, _ = faulty("lengths ignored")
+    lengths = np.full(3, 9, np.int32)
+    lengths[short] = 4
+    x = np.random.default_rng(0).standard_normal((9, 3, 6)).astype(np.float32)
+    found = find_divergence(path, against=bundles("packed"), inputs={"x": x, "lengths": lengths})
+    assert (found.row, found.step, found.steps) == (short, 4, 9)
+
+
 def test_inputs_of_ones_own(faulty, bundles, tmp_path):
     path, node = faulty("one bias")
     suspect = tmp_path / "suspect.onnx"
@@ -305,6 +317,11 @@ def test_the_program_refuses_what_it_can_not_do(faulty, bundles, tmp_path):
     assert (tmp_path / "full" / "file").read_text() == "kept"
     assert "one bundle" in edgeseq("parity", path, path, "--against", path, code=2).stderr
     assert "different inputs" in edgeseq("parity", path, "--against", bundles("packed"), code=2).stderr
+
+
+def test_a_device_that_is_not_there(bundles):
+    with pytest.raises(ProviderError):
+        find_divergence(bundles("skip"), device=msgspec.structs.replace(load_device("cpu"), backend="none"))
 
 
 def test_the_name_in_the_package():

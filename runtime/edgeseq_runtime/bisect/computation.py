@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeseq_runtime.bisect.expose import Value, expose
 from edgeseq_runtime.bisect.graphs import Graph, read_graph
-from edgeseq_runtime.errors import EdgeseqError
+from edgeseq_runtime.errors import InputError, UsageError
 from edgeseq_runtime.plan import Plan
 from edgeseq_runtime.session import load_model
 from edgeseq_runtime.tensors.spec import Array
@@ -70,7 +70,7 @@ class Computation:
             loaded = self._load(exposed.model)
             outputs, axes = loaded.run(inputs), loaded.axes()
         # A type that NumPy lacks, a value that changes its size from step to step: it is one of these, the others can be shown.
-        except EdgeseqError:
+        except (UsageError, InputError):
             half = len(values) // 2
             return {**self._values(values[:half], inputs), **self._values(values[half:], inputs)} if half else {}
         found = ((value, outputs[name], axes.get(name, ())) for value, name in exposed.names.items())

@@ -13,15 +13,19 @@ from edgeseq_runtime.bisect.divergence import Divergence
 from edgeseq_runtime.bisect.graphs import first_nodes
 from edgeseq_runtime.bisect.locate import Located, locate, node_text
 from edgeseq_runtime.bisect.place import Sizes
-from edgeseq_runtime.errors import EdgeseqError
+from edgeseq_runtime.errors import EdgeseqError, InputError, UsageError
 from edgeseq_runtime.tensors.spec import Array
 
 
 def failure(computation: Computation, inputs: Mapping[str, Array]) -> EdgeseqError | None:
-    """Why a graph can't be loaded or run on these inputs; None where it can."""
+    """Why a graph can't be loaded or run on these inputs; None where it can.
+
+    Raises:
+        ProviderError: the device is not there, whatever the graph.
+    """
     try:
         computation.outputs(inputs)
-    except EdgeseqError as error:
+    except (UsageError, InputError) as error:
         return error
     return None
 
