@@ -120,6 +120,7 @@ def test_numbers_and_names_of_recurrent_nodes_and_integers_however_they_are_stor
     kept = [
         helper.make_tensor("raw", TensorProto.INT32, [2], np.array([-1, 7], np.int32).tobytes(), raw=True),
         helper.make_tensor("typed", TensorProto.INT64, [2, 1], [-(2**62), 5]),
+        helper.make_tensor("small", TensorProto.INT32, [2], [-3, 4]),
         helper.make_tensor("none", TensorProto.INT64, [0], []),
         numpy_helper.from_array(np.zeros(MAX_INTEGERS + 1, np.int64), "many"),
     ]
@@ -131,6 +132,7 @@ def test_numbers_and_names_of_recurrent_nodes_and_integers_however_they_are_stor
     assert {name: tensor.integers for name, tensor in found.tensors.items()} == {
         "raw": (-1, 7),
         "typed": (-(2**62), 5),
+        "small": (-3, 4),
         "none": (),
         "many": None,
     }
