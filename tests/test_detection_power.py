@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 from detection import UNHARMED, Mutant, Task, judge, share_caught
 from mutated_models import activations
+from mutation_change import Yardstick
 from mutations import KINDS
 from parity_rules import US
 
@@ -172,6 +173,14 @@ def test_the_change_is_in_units_of_pytorchs_rounding_error(bundles):
         floor = 2 * 2.0**-23 * np.sqrt(np.mean(case.float64["last"] ** 2))
         expected = max(expected, 1e-6 / max(own, floor))
     assert found.change == pytest.approx(expected, rel=0.02)
+
+
+def test_the_change_is_less_where_pytorch_itself_is_further_off(bundles, graphs):
+    yardstick = Yardstick(open_bundle(bundles["ragged"]))
+    off = [{name: array + 1e-4 for name, array in case.float64.items()} for case in yardstick.cases]
+    yardstick.cases = tuple(case._replace(float32=float32) for case, float32 in zip(yardstick.cases, off, strict=True))
+    mutated = KINDS["biases plus 1e-6"].apply(graphs["ragged"], "model.last.bias")
+    assert yardstick.change(yardstick.outputs(mutated.SerializeToString())) == pytest.approx(1e-6 / 1e-4, rel=0.05)
 
 
 def test_shares_can_be_had_for_other_gates():
