@@ -312,6 +312,32 @@ def test_a_fault_of_the_optimiser(tmp_path):
     assert reproduce(folder).returncode == 1
 
 
+def clipped():
+    """An LSTM whose clip ONNX Runtime applies to the gates and TensorRT's importer to the cell too."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["t"], name="before"),
+        helper.make_node("LSTM", ["t", "W", "R"], ["y"], name="clipped", hidden_size=8, clip=0.5),
+        helper.make_node("Tanh", ["y"], ["z"], name="after"),
+    ]
+    constants = {"W": rng.standard_normal((1, 32, 6)), "R": rng.standard_normal((1, 32, 8))}
+    constants = {name: (2 * array).astype(np.float32) for name, array in constants.items()}
+    return make_model(nodes, {"x": ["T", "B", 6]}, {"z": ["T", 1, "B", 8]}, constants)
+
+
+def test_what_another_device_reads_otherwise(tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    save(tmp_path, clipped=clipped())
+    inputs = {"x": 2 * np.random.default_rng(1).standard_normal((7, 3, 6)).astype(np.float32)}
+    given = {"device": "tensorrt-network", "inputs": inputs}
+    found = find_divergence(tmp_path / "clipped.onnx", **given)
+    assert (found.cause, found.node, found.value) == ("device", "clipped", "y")
+    assert found.allowed > 0
+    with pytest.raises(UsageError, match="runs with ONNX Runtime alone"):
+        find_divergence(tmp_path / "clipped.onnx", **given, reproduction=tmp_path / "reproduction")
+    assert find_divergence(tmp_path / "clipped.onnx", inputs=inputs) is None
+
+
 # The reproduction.
 
 

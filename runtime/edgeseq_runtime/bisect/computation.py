@@ -57,22 +57,27 @@ class Computation:
         """
         return self._loaded.run(inputs)
 
-    def values(self, values: Sequence[Value], inputs: Mapping[str, Array]) -> dict[Value, Seen]:
+    def values(
+        self, values: Sequence[Value], inputs: Mapping[str, Array], dtypes: Mapping[Value, str] | None = None
+    ) -> dict[Value, Seen]:
         """These values, all at once or, where that can't be, in parts; those that can't be shown at all are left out."""
         found: dict[Value, Seen] = {}
         for start in range(0, len(values), TOGETHER):
-            found |= self._values(values[start : start + TOGETHER], inputs)
+            found |= self._values(values[start : start + TOGETHER], inputs, dtypes)
         return found
 
-    def _values(self, values: Sequence[Value], inputs: Mapping[str, Array]) -> dict[Value, Seen]:
+    def _values(
+        self, values: Sequence[Value], inputs: Mapping[str, Array], dtypes: Mapping[Value, str] | None
+    ) -> dict[Value, Seen]:
         try:
-            exposed = expose(self.model, values)
+            exposed = expose(self.model, values, dtypes)
             loaded = self._load(exposed.model)
             outputs, axes = loaded.run(inputs), loaded.axes()
         # A type that NumPy lacks, a value that changes its size from step to step: it is one of these, the others can be shown.
         except (UsageError, InputError):
             half = len(values) // 2
-            return {**self._values(values[:half], inputs), **self._values(values[half:], inputs)} if half else {}
+            parts = (values[:half], values[half:]) if half else ()
+            return {value: seen for part in parts for value, seen in self._values(part, inputs, dtypes).items()}
         found = ((value, outputs[name], axes.get(name, ())) for value, name in exposed.names.items())
         return {value: Seen(array, axis) for value, array, axis in found if isinstance(array, np.ndarray)}
 

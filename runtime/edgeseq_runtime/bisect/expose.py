@@ -7,7 +7,7 @@ branches are looked at as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,10 +36,13 @@ class Exposed(NamedTuple):
     names: dict[Value, str]
 
 
-def expose(model: bytes, values: Sequence[Value]) -> Exposed:
-    """The model with these values as outputs: outputs of nodes, and in bodies the bodies' inputs too."""
+def expose(model: bytes, values: Sequence[Value], dtypes: Mapping[Value, str] | None = None) -> Exposed:
+    """The model with these values as outputs: outputs of nodes, and in bodies the bodies' inputs too.
+
+    `dtypes` are declared where they are known: ONNX Runtime infers them, TensorRT's importer does not.
+    """
     fresh = _Fresh(model)
-    fields, names = _expose(read_graph(model), list(values), (), fresh)
+    fields, names = _expose(read_graph(model), list(values), (), fresh, dtypes or {})
     return Exposed(with_graph(model, serialise(fields)), names)
 
 
@@ -54,14 +57,16 @@ class _Fresh:
         return f"{FRESH}{self._used}"
 
 
-def _expose(graph: Graph, values: list[Value], place: Place, fresh: _Fresh) -> tuple[list[Field], dict[Value, str]]:
+def _expose(
+    graph: Graph, values: list[Value], place: Place, fresh: _Fresh, dtypes: Mapping[Value, str]
+) -> tuple[list[Field], dict[Value, str]]:
     """The fields of one graph with its values, and those of bodies below, as outputs; and their names there."""
     depth = len(place)
     names = {value: value.name for value in values if value.place == place}
     nodes: dict[int, bytes] = {}
     for index in sorted({value.place[depth] for value in values if len(value.place) > depth}):
         below = [value for value in values if value.place[: depth + 1] == (*place, index)]
-        nodes[index], found = _expose_body(graph.nodes[index], below, (*place, index), fresh)
+        nodes[index], found = _expose_body(graph.nodes[index], below, (*place, index), fresh, dtypes)
         names |= found
     fields = graphs.replaced_nodes(graph, nodes)
     taken = {*graph.outputs} if place else set()
@@ -71,14 +76,17 @@ def _expose(graph: Graph, values: list[Value], place: Place, fresh: _Fresh) -> t
             fields.append(bytes_field(graphs.GRAPH_NODE, graphs.node_bytes("Identity", [name], [names[value]])))
         taken.add(names[value])
     declared = set(graph.outputs)
-    new = [name for name in dict.fromkeys(names.values()) if name not in declared]
-    return [*fields, *(bytes_field(graphs.GRAPH_OUTPUT, graphs.value_info(name)) for name in new)], names
+    new = {name: dtypes.get(value, "") for value, name in names.items() if name not in declared}
+    infos = (graphs.value_of_type(name, dtype) for name, dtype in new.items())
+    return [*fields, *(bytes_field(graphs.GRAPH_OUTPUT, info) for info in infos)], names
 
 
-def _expose_body(node: graphs.Node, values: list[Value], place: Place, fresh: _Fresh) -> tuple[bytes, dict[Value, str]]:
+def _expose_body(
+    node: graphs.Node, values: list[Value], place: Place, fresh: _Fresh, dtypes: Mapping[Value, str]
+) -> tuple[bytes, dict[Value, str]]:
     """A `Scan` or `Loop` with more outputs, and their names."""
     body = node.bodies["body"]
-    inner, inner_names = _expose(body, values, place, fresh)
+    inner, inner_names = _expose(body, values, place, fresh, dtypes)
     outer_names = {value: fresh() for value in inner_names}
     fields = graphs.with_attribute(node.fields, "body", graphs.body_attribute(node.attributes["body"], serialise(inner)))
     # Trailing outputs may have been left out; names stand for them so that the new ones come after.

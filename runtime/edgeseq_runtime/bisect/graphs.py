@@ -196,6 +196,14 @@ def value_info(name: str, array: Array | None = None) -> bytes:
     return serialise([bytes_field(1, name), bytes_field(2, serialise([bytes_field(1, tensor)]))])
 
 
+def value_of_type(name: str, dtype: str) -> bytes:
+    """A ValueInfoProto of a dtype without a shape; of a name alone where the dtype is not known."""
+    if dtype not in NUMBERS:
+        return value_info(name)
+    tensor = serialise([number_field(1, NUMBERS[dtype])])
+    return serialise([bytes_field(1, name), bytes_field(2, serialise([bytes_field(1, tensor)]))])
+
+
 def node_bytes(op: str, inputs: Iterable[str], outputs: Iterable[str]) -> bytes:
     """A node without attributes."""
     names = [bytes_field(NODE_INPUT, name) for name in inputs] + [bytes_field(NODE_OUTPUT, name) for name in outputs]

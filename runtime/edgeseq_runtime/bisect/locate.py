@@ -103,12 +103,15 @@ class _Look:
         self._suspect, self._reference, self._inputs = suspect, reference, inputs
         self._level = level
         self._rounding = rounding
+        self._unseen: set[str] = set()  # names of values that could not be shown
         self._same_way = same_way(suspect, reference)
 
     def first(self, candidates: Sequence[_Candidate]) -> _Found | None:
         """The first of them, in the order in which they are computed, that counts as having left."""
-        suspect = self._suspect.values([one.suspect for one in candidates], self._inputs)
         reference = self._reference.values([one.reference for one in candidates], self._inputs)
+        dtypes = {one.suspect: reference[one.reference].array.dtype.name for one in candidates if one.reference in reference}
+        suspect = self._suspect.values([one.suspect for one in candidates], self._inputs, {} if self._same_way else dtypes)
+        self._unseen |= {one.suspect.name for one in candidates if one.suspect not in suspect or one.reference not in reference}
         seen = [
             (one, Difference(suspect[one.suspect].array, reference[one.reference].array), reference[one.reference])
             for one in candidates
@@ -208,7 +211,8 @@ class _Look:
     def _all_aligned(self, candidate: _Candidate) -> bool:
         """Whether the reference has all values that a node reads. Of the first value that differs, they are equal then."""
         values = self._level.at(candidate.pair.place).values
-        return candidate.position >= 0 and all(name in values for name in graphs.reads(candidate.pair.suspect) if name)
+        known = values.keys() - self._unseen
+        return candidate.position >= 0 and all(name in known for name in graphs.reads(candidate.pair.suspect) if name)
 
     def _state_lost(self, candidate: _Candidate, iterations: tuple[int, ...]) -> bool:
         """Whether a body's input differs because the step before gave another of its values, or none, to it."""

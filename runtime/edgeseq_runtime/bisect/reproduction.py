@@ -44,11 +44,17 @@ def write_reproduction(folder: str | PathLike[str], located: Located) -> Path:
     """Write the folder, whole or not at all: two models, their inputs and outputs, a script, and a page that says what it is.
 
     Raises:
-        UsageError: the folder is not empty, or can't be written.
+        UsageError: the folder is not empty or can't be written, or the suspect was run by something else than ONNX Runtime.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"can't write a reproduction to {folder}: it is not an empty folder; name a new one")
+    backend = located.suspect.plan.backend
+    if backend != "onnxruntime":
+        raise UsageError(
+            f"{located.divergence.path} is where backend '{backend}' differs, and a reproduction runs with ONNX Runtime alone; "
+            "ask for it without --reproduction"
+        )
     made = make_reproduction(located)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
