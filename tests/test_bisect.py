@@ -81,6 +81,8 @@ def test_names_the_node_and_the_step(name, faulty, bundles):
     assert not any(ran[:first])
     assert ran[first] > 0
     assert found.error > found.allowed
+    # Where the wiring can be told from the graphs, nothing is put down to rounding.
+    assert found.allowed == 0 or fault.says.startswith(("operator", "'")), found.lines()
 
 
 def body_nodes(path):
