@@ -82,9 +82,9 @@ def _missing(provider: str, root: Path, nvml: str | None) -> Iterator[Missing]:
 
 def _driver(root: Path, nvml: str | None, jetpack: str | None) -> Iterator[Missing]:
     install = (
-        "sudo apt install nvidia-l4t-cuda; in a container: start it with --runtime nvidia"
+        "sudo apt install nvidia-l4t-cuda  # in a container: start it with --runtime nvidia"
         if jetpack
-        else "install NVIDIA's driver (Ubuntu: sudo ubuntu-drivers install); in a container: start it with --gpus all"
+        else "sudo ubuntu-drivers install  # of Ubuntu; in a container: start it with --gpus all"
     )
     if find_library(DRIVER, root) is None:
         text = f"NVIDIA's driver: {DRIVER} is in none of the loader's folders"
@@ -94,7 +94,12 @@ def _driver(root: Path, nvml: str | None, jetpack: str | None) -> Iterator[Missi
         if driver is None:
             yield Missing(kind="driver", name=nvml, text=f"NVIDIA's driver: {nvml} does not start", install=install)
         elif not driver.gpus:
-            yield Missing(kind="driver", name="GPU", text=f"driver {driver.version} sees no GPU", install="check: nvidia-smi")
+            yield Missing(
+                kind="driver",
+                name="GPU",
+                text=f"driver {driver.version} sees no GPU",
+                install="nvidia-smi  # says what the driver knows",
+            )
 
 
 def package_folder() -> Path | None:
@@ -117,19 +122,20 @@ def linked_libraries(file: Path, provider: str) -> tuple[str, ...]:
     return (*linked, *(name for name in OPENED_LATER[provider] if not any(one.startswith(f"{name}.") for one in linked)))
 
 
-def text_of(missing: Sequence[Missing]) -> str:
-    """All that is missing in one sentence, libraries that the same command brings together."""
+def together(missing: Sequence[Missing]) -> tuple[Missing, ...]:
+    """The same things, libraries that the same command brings as one."""
     by_install: dict[tuple[str, str], list[Missing]] = {}
     for one in missing:
-        by_install.setdefault((one.kind if one.kind == "library" else one.text, one.install), []).append(one)
-    return "; ".join(_together(ones) for ones in by_install.values())
+        by_install.setdefault((one.kind if one.kind == "library" else one.name, one.install), []).append(one)
+    return tuple(_joined(ones) for ones in by_install.values())
 
 
-def _together(ones: Sequence[Missing]) -> str:
+def _joined(ones: Sequence[Missing]) -> Missing:
     if len(ones) == 1:
-        return str(ones[0])
+        return ones[0]
     names = ", ".join(one.name for one in ones)
-    return f"libraries {names} are in none of the loader's folders: {ones[0].install}"
+    text = f"libraries {names} are in none of the loader's folders"
+    return Missing(kind="library", name=names, text=text, install=ones[0].install)
 
 
 def _package_name() -> str:

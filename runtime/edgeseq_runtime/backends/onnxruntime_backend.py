@@ -19,7 +19,7 @@ from edgeseq_runtime.detect.libraries import find_library, library_folders, pack
 from edgeseq_runtime.detect.nvml import read_driver
 from edgeseq_runtime.errors import EdgeseqError, InputError, ProviderError, UsageError
 from edgeseq_runtime.plan import Plan
-from edgeseq_runtime.provider_needs import FILES, TENSORRT, linked_libraries, missing_for, provider_file, text_of
+from edgeseq_runtime.provider_needs import FILES, TENSORRT, linked_libraries, missing_for, provider_file, together
 from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
@@ -227,7 +227,7 @@ def _not_got(names: Sequence[str], plan: Plan, found: str) -> str:
     missing = missing_for(names)
     return (
         f"device '{plan.device}' asks for {', '.join(names)}; {found}; "
-        + (f"missing: {text_of(missing)}; or " if missing else "")
+        + (f"missing: {'; '.join(map(str, together(missing)))}; or " if missing else "")
         + "choose device 'cpu' to run on the CPU"
     )
 

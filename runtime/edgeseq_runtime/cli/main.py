@@ -22,6 +22,7 @@ from edgeseq_runtime.cli.plugins import add_plugin_commands
 from edgeseq_runtime.cli.records import records_command
 from edgeseq_runtime.cli.report import report_command
 from edgeseq_runtime.cli.run import run_command
+from edgeseq_runtime.cli.selftest import selftest_command
 from edgeseq_runtime.console import ERR
 from edgeseq_runtime.errors import EdgeseqError
 
@@ -69,6 +70,7 @@ for name, command in (
     ("records", records_command),
     ("bench", bench_command),
     ("report", report_command),
+    ("selftest", selftest_command),
 ):
     app.command(name)(command)
 add_plugin_commands(app)
