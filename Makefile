@@ -54,7 +54,7 @@ $(TENSORRT): $(READY)
 	@touch $(TENSORRT)
 
 tensorrt: $(TENSORRT)
-	$(BIN)/pytest -m tensorrt
+	$(BIN)/pytest -m tensorrt -n auto --dist worksteal
 
 emulated: $(READY)
 	@$(BIN)/python benchmarks/aarch64.py --out docs/aarch64.md

@@ -4,7 +4,7 @@
     python benchmarks/tensorrt_compile.py VAD nn.GRU # these, printed
 
 `make tensorrt` installs what it needs. Each model is compiled in float32 and, as a typed graph, in half precision, into one engine
-for three generations of GPUs, batch and time dynamic.
+for three generations of GPUs, batch and time dynamic. What was measured of a bundle is kept; `--again` measures it anew.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+import msgspec
 from filled_page import fill
 from library_models import MODELS, bundle_of
 from rich.console import Console
@@ -27,16 +27,16 @@ from edgeseq_runtime.backends.tensorrt_network_backend import parse_network
 from edgeseq_runtime.bundle import LOW_PRECISION_GATES, Bundle, with_precision
 from edgeseq_runtime.errors import EdgeseqError
 from edgeseq_runtime.interface import BATCH
-from edgeseq_runtime.parity import ParityReport
 from edgeseq_runtime.tensors import TensorSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "tensorrt.md"
+RESULTS = Path(__file__).parent / "results" / "tensorrt.jsonl"
 DEVICE = "tensorrt-network"
 CAPABILITIES = ("8.6", "8.9", "12.0")
 BATCHES, STEPS = Range(1, 1, 8), Range(1, 64, 512)
 
 
-class Compiled(NamedTuple):
+class Compiled(msgspec.Struct, frozen=True):
     """An engine, or why there is none."""
 
     seconds: float
@@ -44,23 +44,40 @@ class Compiled(NamedTuple):
     reason: str = ""
 
 
-class Outcome(NamedTuple):
-    """What TensorRT made of one model."""
+class Compared(msgspec.Struct, frozen=True):
+    """The parity of a parsed network: comparisons, and the worst of each figure; or why there is none."""
+
+    rows: int = 0
+    worst: dict[str, float] = {}
+    passed: bool = False
+    reason: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What TensorRT made of one model; engines and parity by precision."""
 
     name: str
+    sha256: str  # of the bundle
+    tensorrt: str
     layers: int
     mismatches: tuple[str, ...]
     engines: dict[str, Compiled]
-    reports: dict[str, ParityReport | str]  # by precision; a text says why there is none
+    parity: dict[str, Compared]
 
 
-def main(names: Sequence[str]) -> None:
+def main(names: Sequence[str], again: bool) -> None:
     """Measure the models named, all if none is, and print or write the tables."""
     console = Console()
+    kept = {} if again else {outcome.name: outcome for outcome in results()}
     outcomes = []
     for name in names or MODELS:
-        outcomes.append(outcome_of(name))
-        console.print(f"{name}: {'; '.join(problems(outcomes[-1])) or 'good'}", highlight=False)
+        bundle = open_bundle(bundle_of(name))
+        outcome = kept.get(name)
+        if outcome is None or (outcome.sha256, outcome.tensorrt) != (bundle.sha256, VERSION):
+            outcome = measured(name, bundle)
+            keep(outcome)
+        outcomes.append(outcome)
+        console.print(f"{name}: {'; '.join(problems(outcome)) or 'good'}", highlight=False)
     tables = {"compile table": compile_table(outcomes), "network parity table": parity_table(outcomes)}
     if names:
         console.print("\n\n".join(tables.values()), highlight=False)
@@ -70,19 +87,32 @@ def main(names: Sequence[str]) -> None:
         raise SystemExit(1)
 
 
-def outcome_of(name: str) -> Outcome:
+def results() -> list[Outcome]:
+    """What was measured before."""
+    lines = RESULTS.read_bytes().splitlines() if RESULTS.exists() else []
+    return [msgspec.json.decode(line, type=Outcome) for line in lines]
+
+
+def keep(outcome: Outcome) -> None:
+    """Put an outcome in the place of an older one of its name."""
+    others = [other for other in results() if other.name != outcome.name]
+    RESULTS.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in sorted([*others, outcome], key=lambda one: one.name)))
+
+
+def measured(name: str, bundle: Bundle) -> Outcome:
     """Parse, compile, compare."""
-    bundle = open_bundle(bundle_of(name))
     network = parse_network(bundle.model())
     models = {"fp32": bundle.model(), "fp16": in_half(bundle.model())}
     with tempfile.TemporaryDirectory() as folder:
         both = with_precision(bundle, "fp16", models["fp16"], LOW_PRECISION_GATES["fp16"], Path(folder) / "both.edgeseq")
         return Outcome(
             name=name,
+            sha256=bundle.sha256,
+            tensorrt=VERSION,
             layers=len(network.layers),
             mismatches=tuple(mismatches(bundle, (*network.inputs, *network.outputs))),
             engines={precision: compiled(model, ranges_of(bundle)) for precision, model in models.items()},
-            reports={precision: compared(Path(both), precision) for precision in models},
+            parity={precision: compared(Path(both), precision) for precision in models},
         )
 
 
@@ -90,9 +120,7 @@ def problems(outcome: Outcome) -> list[str]:
     """What is not as it should be."""
     unbuilt = [f"{precision} is not built: {engine.reason}" for precision, engine in outcome.engines.items() if engine.reason]
     failed = [
-        f"{precision} fails: {report if isinstance(report, str) else report.worst(report.gate.figures[0])}"
-        for precision, report in outcome.reports.items()
-        if isinstance(report, str) or not report.passed
+        f"{precision} fails: {found.reason or found.worst}" for precision, found in outcome.parity.items() if not found.passed
     ]
     return [*outcome.mismatches, *unbuilt, *failed]
 
@@ -133,12 +161,14 @@ def compiled(model: bytes, ranges: dict[str, Range]) -> Compiled:
     return Compiled(time.perf_counter() - start, len(engine) / 1e6)
 
 
-def compared(path: Path, precision: str) -> ParityReport | str:
+def compared(path: Path, precision: str) -> Compared:
     """The parity of the parsed network."""
     try:
-        return measure_parity(path, device=DEVICE, precision=precision)
+        report = measure_parity(path, device=DEVICE, precision=precision)
     except EdgeseqError as error:
-        return str(error)
+        return Compared(reason=str(error))
+    worst = {figure: report.worst(figure) for figure in report.gate.figures}
+    return Compared(len(report.rows) - report.count("skip"), worst, report.passed)
 
 
 def compile_table(outcomes: Sequence[Outcome]) -> str:
@@ -167,16 +197,10 @@ def parity_table(outcomes: Sequence[Outcome]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for outcome in outcomes:
-        cells = [outcome.name]
-        for precision, report in outcome.reports.items():
-            if isinstance(report, str):
-                cells += [report, "", ""]
-                continue
-            compared = [row for row in report.rows if row.verdict != "skip"]
-            cells += [str(len(compared))] if precision == "fp32" else []
+        cells = [outcome.name, str(outcome.parity["fp32"].rows)]
+        for precision, found in outcome.parity.items():
             number = "{:.2f}" if precision == "fp32" else "{:.1e}"
-            cells += [number.format(report.worst(figure)) for figure in report.gate.figures]
-            cells.append("pass" if report.passed else "**fails**")
+            cells += [*map(number.format, found.worst.values()), "pass"] if found.passed else [found.reason, "", "**fails**"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -184,4 +208,6 @@ def parity_table(outcomes: Sequence[Outcome]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="MODEL", help=f"of: {', '.join(MODELS)}")
-    main(parser.parse_args().names)
+    parser.add_argument("--again", action="store_true", help="measure what was measured before, too")
+    given = parser.parse_args()
+    main(given.names, given.again)

@@ -101,9 +101,9 @@ def test_reductions_keep_the_dtype(op, expected):
 
 
 def test_half_precision_is_summed_in_single():
-    many = np.full((1, 4096), 1.0, np.float16)  # summed in half precision, it would stop at 2048
-    assert single("REDUCE", [many], rank=1, op="SUM", axes=2, keep_dims=False).tolist() == [4096]
-    product = single("MATRIX_MULTIPLY", [many, many.reshape(4096, 1)], op0="NONE", op1="NONE")
+    many = np.ones((4096, 2), np.float16)  # summed in half precision, it would stop at 2048
+    assert single("REDUCE", [many], rank=1, op="SUM", axes=1, keep_dims=False).tolist() == [4096, 4096]
+    product = single("MATRIX_MULTIPLY", [many[:, :1].T, many[:, :1]], op0="NONE", op1="NONE")
     assert product.tolist() == [[4096]]
     assert product.dtype == np.float16
 
