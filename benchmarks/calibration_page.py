@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detection import Mutant
+from detection import Mutant, share_caught
 from parity_rules import RULES
 
-from edgeseq_runtime.bundle import DEFAULT_GATES
+from edgeseq_runtime.bundle import DEFAULT_GATES, Gate
 
 Found = Mapping[str, Any]  # a module of `calibration.results`
 GATE = DEFAULT_GATES["fp32"]
@@ -106,6 +106,19 @@ def worst(measured: Iterable[Found], figure: str) -> dict[int, float]:
     """The largest of a figure, by the module's seed."""
     found = {module["seed"]: [row[figure] for _, row in gated([module])] for module in measured}
     return {seed: max(values) for seed, values in found.items() if values}
+
+
+def gates(modules: Sequence[Found], mutants: Sequence[Mutant]) -> Iterator[str]:
+    """What other gates would catch and call wrong."""
+    measured = [found for found in modules if found.get("rows")]
+    k, k999 = worst(measured, "k"), worst(measured, "k999")
+    small = [mutant for mutant in mutants if mutant.change is not None and 1 < mutant.change <= GATE.k]
+    yield _line("gates", "correct exports called wrong", "harmed ones caught", f"of those harmed by 1 to {GATE.k:g}")
+    yield _line(*["---"] * 4)
+    for gate in (Gate(k, 2 * k) for k in (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)):
+        wrong = sum(k[seed] > gate.k or k999[seed] > gate.k999 for seed in k)
+        shares = (f"{100 * share_caught(some, gate):.1f} %" for some in (mutants, small))
+        yield _line(f"k <= {gate.k:g}, k999 <= {gate.k999:g}", f"{wrong} of {len(k)}", *shares)
 
 
 def draw(modules: Sequence[Found], mutants: Sequence[Mutant], path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from detection import UNHARMED, Mutant, share_caught
+from detection import UNHARMED, Mutant
 from mutations import KINDS
 from parity_rules import RULES, US
 
@@ -29,14 +29,13 @@ def page(mutants: Sequence[Mutant]) -> str:
 
 
 def tables(mutants: Sequence[Mutant]) -> dict[str, str]:
-    """By the names of their places in the page."""
+    """By the names of their places in docs/parity.md."""
     harmed = [mutant for mutant in mutants if mutant.kind != UNHARMED]
     unharmed = [mutant for mutant in mutants if mutant.kind == UNHARMED]
     return {
-        "mutants by change": "\n".join(by_size(harmed, unharmed)),
-        "mutants by kind": "\n".join(by_kind(harmed)),
-        "mutants by gate": "\n".join(by_gate(mutants)),
-        "mutants missed": "\n".join(missed(harmed)),
+        "detection by size": "\n".join(by_size(harmed, unharmed)),
+        "detection by kind": "\n".join(by_kind(harmed)),
+        "missed": "\n".join(missed(harmed)),
     }
 
 
@@ -77,23 +76,6 @@ def by_kind(harmed: Sequence[Mutant]) -> Iterator[str]:
 def _counted(mutants: Sequence[Mutant], text: str) -> list[str]:
     above = [mutant for mutant in mutants if mutant.above]
     return [text, str(len(mutants)), str(len(above)), *_shares(above)]
-
-
-def by_gate(mutants: Sequence[Mutant]) -> Iterator[str]:
-    """What other gates would call wrong: of the mutants, by how much they change the function, and of the unharmed exports."""
-    bounds = {"1 to 2": (1, 2), "2 to 3": (2, 3), "3 to 4": (3, 4), "4 to 100": (4, 100)}
-    grouped = {
-        name: [m for m in mutants if m.above and m.change is not None and low < m.change <= high]
-        for name, (low, high) in bounds.items()
-    }
-    unharmed = [mutant for mutant in mutants if mutant.kind == UNHARMED]
-    yield from _header(
-        "gates k, k999", *(f"change {name} ({len(found)})" for name, found in grouped.items()), "above 1", "unharmed"
-    )
-    for gate in GATES:
-        shares = [100 * share_caught(found, gate) for found in (*grouped.values(), mutants)]
-        alarms = sum(mutant.caught(gate) for mutant in unharmed)
-        yield _row(f"{gate.k:g}, {gate.k999:g}", *(f"{share:.1f} %" for share in shares), f"{alarms} of {len(unharmed)}")
 
 
 def missed(harmed: Sequence[Mutant]) -> Iterator[str]:

@@ -36,7 +36,8 @@ def main() -> None:
         subprocess.run([sys.executable, str(Path(detection.__file__))], check=True)
     correct = [found for found in calibration.results() if found["seed"] < options.modules]
     mutants = detection.read()
-    fill(PAGE, {**calibration_page.tables(correct), **detection_page.tables(mutants)})
+    gates = "\n".join(calibration_page.gates(correct, mutants))
+    fill(PAGE, {**calibration_page.tables(correct), **detection_page.tables(mutants), "gates": gates})
     calibration_page.draw(correct, mutants, FIGURE)
     print(f"wrote {PAGE} and {FIGURE}")
 

@@ -764,3 +764,27 @@ def test_a_window_as_large_as_a_size_of_the_trace_is_no_frozen_axis(tmp_path):
 
     path = export(Windows(), {"x": torch.randn(30, 2, 6)}, tmp_path / "m.edgeseq", axes={"x": ("T", "B", None)}, outputs=("y",))
     assert edgeseq_runtime.measure_parity(path).passed
+
+
+class Masked(nn.Module):
+    """A GRU that runs over padding too; lengths only mask its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(5, 6)
+
+    def forward(self, x, lengths, h):
+        y, h_out = self.gru(x, h)
+        return y * (torch.arange(x.shape[0])[:, None] < lengths).unsqueeze(-1), h_out
+
+
+def test_a_state_that_runs_past_the_lengths_is_no_fault(tmp_path):
+    inputs = {"x": torch.randn(7, 3, 5), "lengths": torch.tensor([7, 2, 5]), "h": torch.zeros(1, 3, 6)}
+    axes = {"x": ("T", "B", None), "lengths": ("B",), "h": (None, "B", None)}
+    path = export(Masked(), inputs, tmp_path / "m.edgeseq", axes=axes, state={"h": "h_out"}, outputs=("y", "h_out"))
+    report = edgeseq_runtime.measure_parity(path)
+    assert report.passed, [row.reason for row in report.rows]
+    states = [row for row in report.rows if row.output == "h_out" and row.mode == "stream"]
+    assert {row.verdict for row in states} == {"pass", "skip"}  # where every length is T there is nothing past it
+    assert all("padded end" in row.reason for row in states if row.verdict == "skip")
+    assert all(row.verdict == "pass" for row in report.rows if row.output == "y")

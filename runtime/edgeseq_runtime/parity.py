@@ -27,7 +27,7 @@ from edgeseq_runtime.errors import EdgeseqError, StreamError, UsageError
 from edgeseq_runtime.interface import TIME, Interface
 from edgeseq_runtime.metric import MAX_LOSS, Metric, MetricRow, measure_metric
 from edgeseq_runtime.plan import make_plan
-from edgeseq_runtime.sequences import Sequence, sequences_of
+from edgeseq_runtime.sequences import Sequence, runs_past_lengths, sequences_of
 from edgeseq_runtime.session import Session, open_session
 from edgeseq_runtime.stream import Stream
 from edgeseq_runtime.tensors import TensorSpec
@@ -270,7 +270,12 @@ def _stream_rows(session: Session, case: CaseArrays, gate: AnyGate, audience: _A
         return
     for spec in specs:
         audience.observe(spec, "stream", case, pieces[spec.name])
-        yield _row(interface, spec, "stream", case, pieces[spec.name], gate)
+        row = _row(interface, spec, "stream", case, pieces[spec.name], gate)
+        state = spec.name in interface.state.values()
+        if row.verdict == "fail" and state and interface.step_lengths and runs_past_lengths(session, case, spec.name):
+            reason = "the state that the model returns is that of the padded end, not at the length: a stream can't have it"
+            row = _failed(spec, "stream", case, reason, verdict="skip")
+        yield row
 
 
 def _streams(interface: Interface, spec: TensorSpec) -> bool:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from edgeseq_runtime.bundle import CaseArrays
 from edgeseq_runtime.chunks import cut
 from edgeseq_runtime.interface import BATCH, Interface
+from edgeseq_runtime.session import Session
 from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
+
+PAST = 1e-3  # share of a state's largest value; further apart are two states, not one and its rounding
 
 
 class Sequence(NamedTuple):
@@ -43,3 +48,21 @@ def _one_of(interface: Interface, spec: TensorSpec, array: Array, b: int, steps:
         array = cut(array, spec.shape.index(BATCH), b, b + 1)
     at = interface.time_position(spec)
     return array if at is None else cut(array, at, 0, steps)
+
+
+def runs_past_lengths(session: Session, case: CaseArrays, output: str) -> bool:
+    """Whether the model goes on past a sequence's length, so that the state it returns is that of the padded end.
+
+    Then a stream of the sequence alone ends elsewhere, rightly: lengths that only mask outputs say nothing of the state. Found by
+    running sequences whole: as they are in the batch, and cut to their lengths.
+    """
+    interface = session.interface
+    spec = next(spec for spec in interface.outputs if spec.name == output)
+    for draw in range(case.case.draws):
+        together = session.run(case.draw_inputs(draw))[output]
+        for b, sequence in enumerate(sequences_of(interface, case, draw)):
+            alone = session.run(sequence.inputs)[output].astype(np.float64)
+            padded = _one_of(interface, spec, together, b, 0).astype(np.float64)
+            if not np.allclose(alone, padded, rtol=0, atol=PAST * float(np.abs(padded).max(initial=0.0))):
+                return True
+    return False
