@@ -9,9 +9,6 @@ from detection import UNHARMED, Mutant
 from mutations import KINDS
 from parity_rules import RULES, US
 
-from edgeseq_runtime.bundle import Gate
-
-GATES = tuple(Gate(k=k, k999=2 * k) for k in (2.0, 2.5, 3.0, 4.0, 5.0))
 FAMILIES = {
     "weights": "Weights",
     "precision": "Fewer bits",
