@@ -116,6 +116,17 @@ def test_text_can_be_read_in_light_and_in_dark(kind, dark, pages, browser):
     assert contrast >= 4.5, where
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_verdict_stands_in_its_cell(kind, pages, browser):
+    browser.open(pages[kind])
+    browser.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    astray = """[...document.querySelectorAll('td .verdict, .remarks strong')].filter((one) => {
+        const [a, b] = [one.getBoundingClientRect(), one.parentElement.getBoundingClientRect()];
+        return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1;
+    }).map((one) => one.textContent)"""
+    assert browser.evaluate(astray) == []
+
+
 def test_the_keyboard_skips_to_the_content_and_reaches_every_part(pages, browser):
     browser.open(pages["good"])
     reached = []

@@ -57,7 +57,10 @@ def missing_for(providers: Sequence[str], root: Path = Path("/"), *, nvml: str |
     found = [one for provider in providers for one in _missing(provider, root, nvml)]
     names = {one.name for one in found}
     # One provider's file may name the version of a library that another opens by its beginning.
-    different = {(one.kind, one.name): one for one in found if not any(name.startswith(f"{one.name}.") for name in names)}
+    different: dict[tuple[str, str], Missing] = {}
+    for one in found:
+        if not any(name.startswith(f"{one.name}.") for name in names):
+            different.setdefault((one.kind, one.name), one)
     return tuple(different.values())
 
 
