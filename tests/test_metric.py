@@ -311,3 +311,10 @@ def test_the_page_shows_the_metric(folder):
 def test_a_bundle_names_no_code(folder):
     assert b"metric" not in (folder / "m.edgeseq").read_bytes()
     assert open_bundle(folder / "m.edgeseq").manifest.gate("int8") == LOOSE
+
+
+@pytest.mark.parametrize("command", [("parity",), ("report", "-o", "page.html")], ids=lambda command: command[0])
+def test_a_bound_without_a_metric_is_refused(command, folder):
+    name, *options = command
+    shown = edgeseq(name, folder / "m.edgeseq", *options, "--max-metric-loss", 0.1, code=2).stderr
+    assert "--max-metric-loss 0.1 bounds a metric, and none is given" in " ".join(shown.split())

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.metric import MAX_LOSS
+
 DEBUG = "edgeseq.debug"
 
 
@@ -31,3 +34,13 @@ MetricOption = Annotated[
 MaxMetricLossOption = Annotated[float, typer.Option("--max-metric-loss", help="How much lower than fp32's the metric may be.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 DebugOption = Annotated[bool, typer.Option("--debug", callback=set_debug, help="Show the traceback of an error.")]
+
+
+def require_metric(metric: str | None, max_metric_loss: float) -> None:
+    """A bound without what it bounds would be ignored.
+
+    Raises:
+        UsageError: `--max-metric-loss` is given without `--metric`.
+    """
+    if metric is None and max_metric_loss != MAX_LOSS:
+        raise UsageError(f"--max-metric-loss {max_metric_loss:g} bounds a metric, and none is given: add --metric FILE.py:FUNCTION")

@@ -12,7 +12,15 @@ import typer
 
 from edgeseq_runtime.cli.files import write_file
 from edgeseq_runtime.cli.inspect import shape_text
-from edgeseq_runtime.cli.options import DebugOption, JsonOption, MaxMetricLossOption, MetricOption, PrecisionOption, ThreadsOption
+from edgeseq_runtime.cli.options import (
+    DebugOption,
+    JsonOption,
+    MaxMetricLossOption,
+    MetricOption,
+    PrecisionOption,
+    ThreadsOption,
+    require_metric,
+)
 from edgeseq_runtime.cli.suite import gated_text, measure_suite, print_suite
 from edgeseq_runtime.cli.where import AgainstOption, ReproductionOption, Search, find_where, print_where
 from edgeseq_runtime.console import OUT, pairs, progress, table
@@ -57,6 +65,7 @@ def parity_command(
 
     Exits with 2 where a bundle could not be measured, whatever the others gave.
     """
+    require_metric(metric, max_metric_loss)
     devices = device or ["auto"]
     search = Search(against, reproduction)
     if len(bundles) == 1 and len(devices) == 1 and not bundles[0].is_dir():

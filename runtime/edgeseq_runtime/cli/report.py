@@ -15,6 +15,7 @@ from edgeseq_runtime.cli.options import (
     MetricOption,
     PrecisionOption,
     ThreadsOption,
+    require_metric,
 )
 from edgeseq_runtime.console import ERR, OUT, progress, working
 from edgeseq_runtime.metric import MAX_LOSS, load_metric
@@ -37,6 +38,7 @@ def report_command(
     debug: DebugOption = False,
 ) -> None:
     """Write a page on a bundle: its graph, parity, errors, latency, plans. Exit 1 if parity fails; the page is written too."""
+    require_metric(metric, max_metric_loss)
     # The page's code is for this command alone: others start without it.
     from edgeseq_runtime.report import measure_report, write_page
 
