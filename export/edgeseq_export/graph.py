@@ -106,6 +106,7 @@ def _name(graph: ir.Graph, inputs: Sequence[TensorSpec], outputs: Sequence[Tenso
     for node in all_nodes(graph):
         values += [*_body_values(node), *node.outputs]
     taken = set(reserved)
+    scanned = {id(value) for value in _scan_outputs(graph)}
     for value in values:
         # An optional output that is not wanted has the empty name.
         if id(value) in named or value.name == "":
@@ -116,11 +117,20 @@ def _name(graph: ir.Graph, inputs: Sequence[TensorSpec], outputs: Sequence[Tenso
             unique, count = f"{stem}_{count}", count + 1
         value.name = unique
         taken.add(unique)
-        if not value.is_initializer():
+        if id(value) in scanned and value.shape is not None:
+            value.shape = ir.Shape([None] * len(value.shape))
+        elif not value.is_initializer():
             value.shape, value.type = None, None
     _declare_loop_counters(graph)
     for index, node in enumerate(all_nodes(graph)):
         node.name = f"{node.op_type}_{index}"
+
+
+def _scan_outputs(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Outputs of the bodies of Scans: ONNX Runtime 1.23 runs none of which it can't tell the rank."""
+    for node in all_nodes(graph):
+        if node.op_type == "Scan":
+            yield from node.attributes["body"].as_graph().outputs
 
 
 def _declare_loop_counters(graph: ir.Graph) -> None:
