@@ -39,9 +39,10 @@ from emulated_board import FOLDER, Board, make_board  # type: ignore[import-not-
 
 CHUNK = 5  # time steps, in the model's own unit
 WORKERS = len(os.sched_getaffinity(0))
-SHARE = 3  # models that one process on the board proves, and then runs: it starts slowly
+SHARE = 5  # models that one process on the board proves, and then runs: it starts slowly
 LIBRARY = tuple(name for name in MODELS if name not in USERS)
-# The installed program, called once for each argument, a list of its own arguments as JSON; ends at the first that fails.
+# The installed program, called once for each argument, a list of its own arguments as JSON; it ends at the first error, which a
+# bundle that is not at parity is not.
 PROGRAM = """
 import json, sys
 from importlib.metadata import entry_points
@@ -52,7 +53,7 @@ for line in sys.argv[1:]:
     try:
         program.load()()
     except SystemExit as end:
-        if end.code:
+        if end.code not in (None, 0, 1):
             raise
 """
 KEPT = Path(__file__).parent.parent / "build" / "aarch64"
@@ -140,10 +141,8 @@ def compare(board: Board, bundles: Mapping[str, Path], console: Console, kept: P
 
 def measure(board: Board, bundles: Mapping[str, Path]) -> list[Row]:
     """Prove and run some bundles on the board and here."""
-    paths = list(bundles.values())
     with tempfile.TemporaryDirectory() as folder:
-        proved = parity_on(board, paths)
-        examples = [Example(path, Path(folder)) for path in paths]
+        examples = [Example(path, Path(folder)) for path in bundles.values()]
         run_on(board, examples)
         return [
             Row(
@@ -153,14 +152,14 @@ def measure(board: Board, bundles: Mapping[str, Path]) -> list[Row]:
                 difference(read(example.whole), edgeseq_runtime.load(example.path).run(example.inputs)),
                 difference(read(example.chunks), read(example.whole)) if example.chunk else None,
                 edgeseq_runtime.measure_parity(example.path).to_json(),
-                proved[str(example.path)],
+                json.loads(example.record.read_bytes())["report"],
             )
             for name, example in zip(bundles, examples, strict=True)
         ]
 
 
 class Example:
-    """One draw of a bundle's reference case with the longest sequences, and the files of its inputs and outputs."""
+    """One draw of a bundle's reference case with the longest sequences, and the files of what is made of it."""
 
     def __init__(self, path: Path, folder: Path) -> None:
         self.path = path
@@ -168,6 +167,7 @@ class Example:
         case = max(bundle.reference(), key=lambda case: math.prod(case.case.sizes.values()))
         self.sizes, self.inputs = case.case.sizes, case.draw_inputs(0)
         self.given, self.whole, self.chunks = (folder / f"{path.stem}-{name}.npz" for name in ("inputs", "whole", "chunks"))
+        self.record = folder / f"{path.stem}.json"
         interface = edgeseq_runtime.load(path).interface
         full = all((self.inputs[name] == self.sizes[interface.time_axis]).all() for name in interface.step_lengths)
         self.chunk = CHUNK * interface.chunk if interface.state and full else 0  # 0: it can't be cut
@@ -176,15 +176,14 @@ class Example:
     @property
     def commands(self) -> list[list[str]]:
         """What the program is called with."""
-        run = ["run", str(self.path), str(self.given)]
-        return [
-            [*run, "-o", str(self.whole)],
-            *([[*run, "-o", str(self.chunks), "--chunk", str(self.chunk)]] if self.chunk else []),
-        ]
+        parity = ["parity", str(self.path), "--record", str(self.record)]
+        run = ["run", str(self.path), str(self.given), "-o", str(self.whole)]
+        streamed = ["run", str(self.path), str(self.given), "-o", str(self.chunks), "--chunk", str(self.chunk)]
+        return [parity, run, streamed] if self.chunk else [parity, run]
 
 
 def run_on(board: Board, examples: Sequence[Example]) -> None:
-    """Run some bundles on the board, whole and in chunks.
+    """Prove some bundles on the board, and run them there, whole and in chunks.
 
     Raises:
         RuntimeError: a command fails, or ends its process.
@@ -205,14 +204,6 @@ def said(board: Board, *arguments: object) -> str:
     if done.returncode not in (0, 1):
         raise RuntimeError(f"edgeseq {' '.join(map(str, arguments))} on the board ended with {done.returncode}: {done.stderr}")
     return done.stdout
-
-
-def parity_on(board: Board, paths: Sequence[Path]) -> dict[str, Any]:
-    """The report of each bundle by its path, from one `edgeseq parity` on the board."""
-    if len(paths) == 1:
-        return {str(paths[0]): json.loads(said(board, "parity", paths[0], "--json"))}
-    suite = json.loads(said(board, "parity", *paths, "--json", "--jobs", 1))
-    return {entry["path"]: entry["report"] for entry in suite["bundles"]}  # exits with 2 where one has none
 
 
 def read(path: Path) -> Arrays:
