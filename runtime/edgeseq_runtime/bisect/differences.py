@@ -165,7 +165,7 @@ def _gate_notes(mine: Array, yours: Array, unequal: Array, op: str, directions: 
             f"{blocks[index]} holds the reference's {blocks[source]}"
             for index in wrong
             for source in range(len(blocks))
-            if source != index and np.array_equal(own[index], other[source]) and own[index].any()
+            if np.array_equal(own[index], other[source]) and own[index].any()
         ]
         if wrong:
             which = "every gate" if len(wrong) == len(blocks) > 1 else f"gate {', '.join(blocks[index] for index in wrong)}"
