@@ -264,6 +264,26 @@ def test_a_loop_in_a_loop():
     np.testing.assert_allclose(found["last"], START + 3 * X.sum(0), rtol=1e-5)
 
 
+def test_an_inner_loop_whose_rounds_the_outer_one_counts():
+    """s' = t rounds of adding 1 to h, the t of the outer loop's row: only the number of rounds depends on the outer loop."""
+    e, q, more = Tensor("e", "int32", ()), tensor("q", 2), tensor("more", 2)
+    s, total = tensor("s", 2), tensor("sum", 2)
+    layers = [
+        layer("TRIP_LIMIT", [Tensor("trips", "int32", ())], [], "L", kind="COUNT"),
+        layer("ITERATOR", [Tensor("n", "int32", (-1,))], [e], "L", axis=0, reverse=False),
+        layer("TRIP_LIMIT", [e], [], "M", kind="COUNT"),
+        constant("one", np.ones((1, 1), np.float32)),
+        layer("RECURRENCE", [tensor("h", 2), more], [q], "M"),
+        layer("ELEMENTWISE", [q, Tensor("one", "float32", (1, 1))], [more], op="SUM"),
+        layer("LOOP_OUTPUT", [q], [tensor("counted", 2)], "M", kind="LAST_VALUE", axis=0),
+        layer("RECURRENCE", [tensor("h", 2), total], [s], "L"),
+        layer("ELEMENTWISE", [s, tensor("counted", 2)], [total], op="SUM"),
+        layer("LOOP_OUTPUT", [s], [tensor("last", 2)], "L", kind="LAST_VALUE", axis=0),
+    ]
+    found = evaluated(layers, {"h": START, "n": np.array([2, 0, 3], np.int32), "trips": np.array(3, np.int32)}, ["last"])
+    assert found["last"].tolist() == [[1 + 3 + 1 + 4] * 3] * 2
+
+
 def conditional():
     """y = x[8] where c, which x need not have, else -x."""
     c, x, y = Tensor("c", "bool", ()), tensor("x", 3), tensor("y", 3)
@@ -283,6 +303,17 @@ def test_the_branch_that_is_not_chosen_is_not_computed():
     np.testing.assert_array_equal(evaluated(conditional(), {"c": np.array(True), "x": nine}, ["y"])["y"], nine[8:9])
     with pytest.raises(InputError, match="SLICE"):
         evaluated(conditional(), {"c": np.array(True), "x": X}, ["y"])
+
+
+def test_a_branch_of_constants_that_cannot_be_computed_fails_only_where_it_is_chosen():
+    layers = [one for one in conditional() if one.kind != "CONDITIONAL_INPUT"]
+    made = [constant("few", X), layer("UNARY", [tensor("x", 3)], [tensor("else", 3)], op="NEG")]
+    few = [tensor("few", 3)]
+    changed = [layer("SLICE", few, [tensor("then", 3)], **one.settings) if one.kind == "SLICE" else one for one in layers]
+    changed = [*made, *(one for one in changed if one.kind != "UNARY")]
+    np.testing.assert_array_equal(evaluated(changed, {"c": np.array(False), "x": X}, ["y"])["y"], -X)
+    with pytest.raises(InputError, match="SLICE"):
+        evaluated(changed, {"c": np.array(True), "x": X}, ["y"])
 
 
 def test_an_assertion_is_held_to():
