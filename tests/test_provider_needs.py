@@ -309,3 +309,13 @@ def test_the_orin_nano_of_other_tests_is_a_board_without_cuda(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert {one.kind for one in missing_for((CUDA,), tmp_path, nvml=None)} == {"package", "library", "driver"}
+
+
+def test_every_case_and_model_that_the_tests_on_a_gpu_name_exists():
+    """Here, where it is run without a GPU."""
+    import test_gpu
+    from library_models import MODELS
+
+    assert {case.id for case in test_gpu.CASES} >= set(test_gpu.CHOSEN)
+    assert set(MODELS) >= set(test_gpu.LIBRARY)
+    assert len(test_gpu.LIBRARY) >= 8
