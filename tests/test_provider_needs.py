@@ -185,6 +185,7 @@ def test_every_missing_piece_has_the_command_of_its_jetpack(jetpack, tmp_path, m
     assert found["onnxruntime-gpu"].startswith(
         "jetson-containers run $(autotag onnxruntime)" if own_build else "pip uninstall onnxruntime"
     )
+    assert ("older than the 1.19" in found["onnxruntime-gpu"]) == (float(jetpack.release) < 6)
     assert found["libcuda.so.1"].startswith("sudo apt install nvidia-l4t-cuda")
     names = {"libnvinfer.so", "libnvonnxparser.so", "libnvinfer_plugin.so", "libcudart.so", "libcublas.so", "libcublasLt.so"}
     assert {name for name, command in found.items() if command.endswith("sudo apt install nvidia-jetpack")} == names | {

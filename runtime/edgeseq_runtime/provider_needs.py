@@ -15,7 +15,7 @@ from edgeseq_runtime.detect.elf import needed_libraries
 from edgeseq_runtime.detect.jetson import read_jetson
 from edgeseq_runtime.detect.libraries import find_library
 from edgeseq_runtime.detect.nvml import LIBRARY, read_driver
-from edgeseq_runtime.jetpack import version_of
+from edgeseq_runtime.jetpack import load_jetpack, version_of
 
 CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
 FILES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
@@ -155,6 +155,9 @@ def _jetpack(root: Path) -> str | None:
 def _package_install(jetpack: str | None) -> str:
     if jetpack is None or version_of(jetpack) >= (7,):
         return GPU_PACKAGE
+    if jetpack and version_of(jetpack) < (6,):
+        has = load_jetpack(jetpack).onnxruntime_gpu
+        return f"{CONTAINER}  # has onnxruntime-gpu {has}, which is older than the 1.19 that edgeseq needs"
     return f"{CONTAINER}  # holds an onnxruntime-gpu built for this JetPack, and keeps its wheel under /opt"
 
 
