@@ -104,7 +104,7 @@ class CellDrawing(Drawing):
     def run(self, x: Tensor, state: Any, lengths: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Y and the states after the last step."""
         y, ends = self.layers(self.before(x), state, lengths)
-        return self._readout(y, ends[-len(_last_layer(self.layers).state_shapes)]), ends
+        return self._readout(y, torch.cat([ends[at] for at in _hidden_states(self.layers)], -1)), ends
 
 
 def _forwards(base: type[Any]) -> dict[tuple[bool, int], type[Any]]:
@@ -221,10 +221,19 @@ def _width(layers: nn.Module, I: int) -> int:  # noqa: E741
 
 
 def _hidden_width(layers: nn.Module) -> int:
-    """Features of the last layer's hidden state in one direction."""
+    """Features of the last layer's hidden state: of PyTorch's in one direction, of a cell's in all."""
     if isinstance(layers, nn.RNNBase):
         return layers.proj_size or layers.hidden_size
-    return _last_layer(layers).state_shapes[0][0]
+    shapes = _last_layer(layers).state_shapes
+    return sum(shapes[at][0] for at in _hidden_states(layers))
+
+
+def _hidden_states(layers: nn.Module) -> list[int]:
+    """Which of the states are the hidden ones of the last layer, counted from the end: one a direction."""
+    last = _last_layer(layers)
+    directions = len(last.directions) if isinstance(last, Recurrent) else 1
+    total = len(last.state_shapes)
+    return [number * total // directions - total for number in range(directions)]
 
 
 def _last_layer(layers: nn.Module) -> SequenceLayer:
