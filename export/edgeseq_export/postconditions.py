@@ -14,16 +14,18 @@ import onnx_ir as ir
 from edgeseq_export.cases import DRAWS, Oracle
 from edgeseq_export.causality import failing_layer, find_fault
 from edgeseq_export.graph import IR_VERSION, all_nodes, census
+from edgeseq_export.graph64 import evaluate_graph64
 from edgeseq_export.onnx_runner import OnnxRunner
 from edgeseq_export.operators import OPSET
 from edgeseq_export.request import BATCH
 from edgeseq_export.subject import Subject
-from edgeseq_runtime.bundle import CaseArrays, Gate, judge
+from edgeseq_runtime.bundle import EXACT_GATE, CaseArrays, Gate, judge
 from edgeseq_runtime.errors import PostconditionError
-from edgeseq_runtime.tensors import TensorSpec
+from edgeseq_runtime.tensors import Distance, TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
 TIME = "T"
+EXACT_DRAWS = 4  # of each case, where nothing is rounded and one would do
 CHUNKS = (1, 3, 1, 4)  # in units of the smallest chunk that the module runs on
 
 
@@ -91,31 +93,59 @@ def require_symbolic_outputs(outputs: Sequence[TensorSpec], cases: Sequence[Case
                     raise PostconditionError(f"output {spec} does not follow PyTorch's shape {shape} at sizes {case.case.sizes}")
 
 
-def require_equal(run: OnnxRunner, outputs: Sequence[TensorSpec], cases: Sequence[CaseArrays], gate: Gate) -> None:
+def require_equal(run: OnnxRunner, outputs: Sequence[TensorSpec], cases: Sequence[CaseArrays], gate: Gate) -> Gate:
     """The graph agrees with the module at every case's sizes, lengths and states.
+
+    Returns:
+        The narrowest gate that it passes.
 
     Raises:
         UnequalOutput: values differ by more than the gate.
         PostconditionError: the graph does not run, or shapes differ.
     """
+    found = []
     for case in cases:
         results = [run(case.draw_inputs(draw)) for draw in range(case.case.draws)]
         for spec in outputs:
-            _require_equal_output(spec, [r[spec.name] for r in results], case, gate, f"at sizes {case.case.sizes}")
+            found.append(_require_equal_output(spec, [r[spec.name] for r in results], case, gate, f"at sizes {case.case.sizes}"))
+    return Gate(max(distance.k for distance in found), max(distance.k999 for distance in found))
 
 
-def _require_equal_output(spec: TensorSpec, results: Sequence[Array], case: CaseArrays, gate: Gate, where: str) -> None:
+def require_exact(data: bytes, outputs: Sequence[TensorSpec], cases: Sequence[CaseArrays]) -> None:
+    """The graph in float64 is the module in float64, at every case; kernels that round are out of it.
+
+    Whole sequences alone: a state goes in and comes out of each, drawn at random, and chunks are nothing else.
+
+    Raises:
+        UnequalOutput: they differ by more than constants in float32 explain.
+        UnknownOperator: the graph has an operator that is not evaluated in float64.
+        FailedNode: a node can't be.
+    """
+    run = evaluate_graph64(data, [spec.name for spec in outputs])
+    for case in cases:
+        draws = min(EXACT_DRAWS, case.case.draws)
+        results = [run(case.draw_inputs(draw)) for draw in range(draws)]
+        for spec in outputs:
+            where = f"at sizes {case.case.sizes}, both in float64"
+            _require_equal_output(spec, [r[spec.name] for r in results], case, EXACT_GATE, where, exact=True)
+
+
+def _require_equal_output(
+    spec: TensorSpec, results: Sequence[Array], case: CaseArrays, gate: Gate, where: str, *, exact: bool = False
+) -> Distance:
     shapes = {r.shape for r in results}
     if len(shapes) != 1:
         raise PostconditionError(f"output '{spec.name}' {where}: shape varies with the values, {sorted(shapes)[:3]}")
     horizon = case.case.horizon.get(spec.name)
     times = [axis for axis in case.case.sizes if axis != BATCH]
     time_axis = next((p + 1 for p, axis in enumerate(spec.shape) if times and axis == times[0]), None)
-    verdict = judge(np.stack(results), case.float32[spec.name], case.float64[spec.name], gate, time_axis=time_axis, horizon=horizon)
-    if not verdict.passed:
+    float32, float64 = (kind[spec.name][: len(results)] for kind in (case.float32, case.float64))
+    verdict = judge(np.stack(results), float32, float64, gate, time_axis=time_axis, horizon=horizon, exact=exact)
+    if not verdict.passed or verdict.distance is None:
         raise UnequalOutput(
             f"the exported graph does not compute what the module does: output '{spec.name}' {where}: {verdict.reason}"
         )
+    return verdict.distance
 
 
 def require_chunks_equal(run: OnnxRunner, subject: Subject, oracle: Oracle, outputs: Sequence[TensorSpec], gate: Gate) -> int:

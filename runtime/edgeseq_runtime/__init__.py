@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgeseq_runtime.device import Device, list_devices, load_device
     from edgeseq_runtime.forecast import Forecast, make_forecast
     from edgeseq_runtime.generation import Writer, load_writer
-    from edgeseq_runtime.parity import ParityReport, measure_parity
+    from edgeseq_runtime.parity import ParityReport, measure_graph, measure_parity
     from edgeseq_runtime.plan import Plan, make_plan
     from edgeseq_runtime.pool import PooledStream, PoolStats, StreamPool
     from edgeseq_runtime.session import Session, load, open_session
@@ -57,6 +57,7 @@ __all__ = [
     "make_forecast",
     "make_plan",
     "measure_bench",
+    "measure_graph",
     "measure_parity",
     "open_bundle",
     "open_session",
@@ -70,7 +71,7 @@ _MODULES = {  # name -> the module of this package that has it
     **dict.fromkeys(("Device", "list_devices", "load_device"), "device"),
     **dict.fromkeys(("Forecast", "make_forecast"), "forecast"),
     **dict.fromkeys(("Writer", "load_writer"), "generation"),
-    **dict.fromkeys(("ParityReport", "measure_parity"), "parity"),
+    **dict.fromkeys(("ParityReport", "measure_graph", "measure_parity"), "parity"),
     **dict.fromkeys(("Plan", "make_plan"), "plan"),
     **dict.fromkeys(("PoolStats", "PooledStream", "StreamPool"), "pool"),
     **dict.fromkeys(("Session", "load", "open_session"), "session"),

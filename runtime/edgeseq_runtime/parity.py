@@ -2,7 +2,8 @@
 
 Every reference case is run whole; where there is state, also piece by piece through a stream. Shapes, dtypes and not-a-number
 come first; then the distance from PyTorch's float64 result, pooled over the draws of a case (`edgeseq_runtime.tensors.distance`),
-in units of PyTorch's own rounding error or, below float32, of the output's rms: as the bundle's gate for the precision says. A
+in units of PyTorch's own rounding error or, below float32, of the output's rms: as the bundle's gate for the precision says. Where
+it is asked for, the graph is evaluated in float64 besides, without any runtime (`edgeseq_runtime.graph_checks`). A
 metric of the user's own may be asked for besides (`edgeseq_runtime.metric`).
 """
 
@@ -20,11 +21,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from edgeseq_runtime.bundle import AnyGate, Bundle, CaseArrays, judge, open_bundle
+from edgeseq_runtime.bundle import EXACT_GATE, AnyGate, Bundle, CaseArrays, Gate, judge, open_bundle
 from edgeseq_runtime.chunks import cut, run_in_chunks
 from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import EdgeseqError, StreamError, UsageError
-from edgeseq_runtime.interface import TIME, Interface
+from edgeseq_runtime.graph_checks import DRAWS, Evaluate, graph_in_float64
+from edgeseq_runtime.interface import TIME, Interface, interface_of
 from edgeseq_runtime.metric import MAX_LOSS, Metric, MetricRow, measure_metric
 from edgeseq_runtime.plan import make_plan
 from edgeseq_runtime.sequences import Sequence, runs_past_lengths, sequences_of
@@ -37,6 +39,8 @@ CHUNKS = (1, 2, 3, 5, 8)  # lengths, in the model's chunks, that sequences are c
 
 FIGURES = ("k", "k999", "max_abs", "relative", "relative999")  # of a row; what a gate does not bound is told all the same
 
+EXACT = "exact"  # the mode of the rows of a graph in float64
+
 Progress = Callable[[int, int], None]  # (draws done, draws in all)
 
 
@@ -44,7 +48,7 @@ class ParityRow(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict on one output at one reference case."""
 
     output: str
-    mode: str  # "whole": one call; "stream": piece by piece
+    mode: str  # "whole": one call; "stream": piece by piece; "exact": whole, the graph in float64 without a runtime
     sizes: dict[str, int]
     shape: tuple[int, ...]  # of one draw
     verdict: str  # "pass", "fail", or "skip" where nothing can be gated
@@ -69,6 +73,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     providers: tuple[str, ...]
     threads: int
     gate: AnyGate
+    exact_gate: Gate | None = None  # of rows of mode "exact"; None where there are none
     versions: dict[str, str]
     provenance: dict[str, str]
     rows: tuple[ParityRow, ...]
@@ -121,6 +126,7 @@ def measure_parity(
     at: Mapping[str, int] | None = None,
     metric: Metric | None = None,
     max_loss: float = MAX_LOSS,
+    exact: bool = False,
     progress: Progress = lambda done, total: None,
     observe: Observer = lambda spec, mode, case, pieces: None,
 ) -> ParityReport:
@@ -136,12 +142,14 @@ def measure_parity(
         metric: takes a session and returns a number, higher is better, on data of the user's own; it is taken of the fp32 model on
             the local CPU, too.
         max_loss: how much lower it may be than the fp32 model's.
+        exact: evaluate the graph in float64, too, which tells a graph that is a little off from kernels that round; fp32 alone.
         progress: told after each draw.
         observe: shown the arrays behind each row that could be computed; they are let go after that.
 
     Raises:
-        UsageError: no such file, precision or sizes, no reference values, a model that the backend can't load, or a metric that
-            can't be taken of the fp32 model.
+        UsageError: no such file, precision or sizes, no reference values, a model that the backend can't load, a metric that
+            can't be taken of the fp32 model, or `exact` without the exporter or below fp32.
+        EdgeseqError: the graph has an operator that is not evaluated in float64.
         BundleError: the bundle can't be trusted or read.
         ProviderError: the device's backend or provider is not there.
     """
@@ -151,10 +159,13 @@ def measure_parity(
     if session is None:
         session = open_session(bundle, make_plan(bundle, device, precision=precision, threads=threads))
     cases = _cases(bundle, at)
+    evaluate = _evaluator(bundle, session.plan.precision) if exact else None
     gate = bundle.manifest.gate(session.plan.precision)
     # The user's code first: where it is wrong, that is told at once.
     taken = None if metric is None else measure_metric(bundle, session, metric, max_loss)
     rows = tuple(_rows(session, cases, gate, _Audience(cases, session, progress, observe)))
+    if evaluate is not None:
+        rows = (*rows, *exact_rows(evaluate, session.interface, cases))
     return _report(bundle, session, gate, rows, taken)
 
 
@@ -194,6 +205,7 @@ def _report(bundle: Bundle, session: Session, gate: AnyGate, rows: tuple[ParityR
         providers=session.providers,
         threads=session.plan.threads,
         gate=gate,
+        exact_gate=EXACT_GATE if any(row.mode == EXACT for row in rows) else None,
         versions=installed_versions(session),
         provenance=bundle.manifest.provenance,
         rows=rows,
@@ -242,6 +254,48 @@ def _whole_rows(session: Session, case: CaseArrays, gate: AnyGate, audience: _Au
     for spec in session.outputs:
         audience.observe(spec, "whole", case, pieces[spec.name])
         yield _row(session.interface, spec, "whole", case, pieces[spec.name], gate)
+
+
+def _evaluator(bundle: Bundle, precision: str) -> Evaluate:
+    if precision != "fp32":
+        raise UsageError(f"an exact comparison is of the fp32 graph, and {precision} was asked for: its weights are rounded")
+    return graph_in_float64(bundle.model(), [spec.name for spec in bundle.outputs])
+
+
+def measure_graph(path: str | PathLike[str], *, model: bytes | None = None, draws: int = DRAWS) -> tuple[ParityRow, ...]:
+    """The rows of mode "exact" alone: no runtime takes part.
+
+    Args:
+        path: a `.edgeseq` bundle.
+        model: the serialised graph to hold against its reference; its own unless given.
+        draws: how many of each reference case.
+
+    Raises:
+        UsageError: no such file, no reference values, or the exporter is not installed.
+        BundleError: the bundle can't be trusted or read.
+        EdgeseqError: the graph has an operator that is not evaluated in float64.
+    """
+    bundle = open_bundle(path)
+    evaluate = graph_in_float64(bundle.model() if model is None else model, [spec.name for spec in bundle.outputs])
+    return tuple(exact_rows(evaluate, interface_of(bundle.manifest), _cases(bundle, None), draws))
+
+
+def exact_rows(evaluate: Evaluate, interface: Interface, cases: tuple[CaseArrays, ...], draws: int = DRAWS) -> Iterator[ParityRow]:
+    """The graph in float64 against the module in float64. A stream's chunks are short sequences from other states: no new rows."""
+    for case in cases:
+        yield from _timed(_exact_rows(evaluate, interface, case, min(draws, case.case.draws)))
+
+
+def _exact_rows(evaluate: Evaluate, interface: Interface, case: CaseArrays, draws: int) -> Iterator[ParityRow]:
+    try:
+        found = [evaluate(case.draw_inputs(draw)) for draw in range(draws)]
+    except EdgeseqError as error:
+        yield from (_failed(spec, EXACT, case, str(error)) for spec in interface.outputs)
+        return
+    for spec in interface.outputs:
+        truths = zip(found, case.float32[spec.name], case.float64[spec.name], strict=False)
+        pieces = [Piece(outputs[spec.name], torch32, float64) for outputs, torch32, float64 in truths]
+        yield _row(interface, spec, EXACT, case, pieces, EXACT_GATE)
 
 
 def _stream_rows(session: Session, case: CaseArrays, gate: AnyGate, audience: _Audience) -> Iterator[ParityRow]:
@@ -313,7 +367,8 @@ def _chunk_lengths(seed: int, unit: int) -> Iterator[int]:
 
 def _row(interface: Interface, spec: TensorSpec, mode: str, case: CaseArrays, pieces: list[Piece], gate: AnyGate) -> ParityRow:
     """The verdict on everything computed for one output at one case."""
-    problem = next((text for piece in pieces if (text := _misfit(spec, piece))), "")
+    exact = mode == EXACT
+    problem = next((text for piece in pieces if (text := _misfit(str(piece.float64.dtype) if exact else spec.dtype, piece))), "")
     if problem:
         return _failed(spec, mode, case, problem)
     horizon = case.case.horizon.get(spec.name)
@@ -325,7 +380,7 @@ def _row(interface: Interface, spec: TensorSpec, mode: str, case: CaseArrays, pi
         pieces = within_horizon(pieces, at, horizon)
         scope = f"first {horizon} steps; the rest is chaotic"
     got, torch32, float64 = (np.concatenate([array.reshape(-1) for array in arrays]) for arrays in zip(*pieces, strict=True))
-    verdict = judge(got, torch32, float64, gate)
+    verdict = judge(got, torch32, float64, gate, exact=exact)
     return ParityRow(
         output=spec.name,
         mode=mode,
@@ -342,11 +397,11 @@ def within_horizon(pieces: list[Piece], time_axis: int, horizon: int) -> list[Pi
     return [Piece(*(cut(array, time_axis, 0, horizon) for array in piece)) for piece in pieces]
 
 
-def _misfit(spec: TensorSpec, piece: Piece) -> str:
+def _misfit(dtype: str, piece: Piece) -> str:
     """What is wrong with an output before any number is compared; empty if nothing."""
     if piece.got.shape != piece.float64.shape:
         return f"shape {piece.got.shape}, PyTorch's is {piece.float64.shape}"
-    return "" if piece.got.dtype == spec.dtype else f"dtype {piece.got.dtype}, declared {spec.dtype}"
+    return "" if piece.got.dtype == dtype else f"dtype {piece.got.dtype}, declared {dtype}"
 
 
 def _failed(spec: TensorSpec, mode: str, case: CaseArrays, reason: str, verdict: str = "fail") -> ParityRow:

@@ -40,6 +40,10 @@ JobsOption = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Bun
 RecordOption = Annotated[
     Path | None, typer.Option("--record", metavar="FILE", help="Write a record of this run, for edgeseq records; one bundle only.")
 ]
+ExactOption = Annotated[
+    bool,
+    typer.Option("--exact", help="Evaluate the graph in float64, too: finds what kernels' rounding hides. Needs edgeseq[export]."),
+]
 JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML, too.")]
 
 
@@ -50,6 +54,7 @@ def parity_command(
     threads: ThreadsOption = None,
     metric: MetricOption = None,
     max_metric_loss: MaxMetricLossOption = MAX_LOSS,
+    exact: ExactOption = False,
     against: AgainstOption = None,
     reproduction: ReproductionOption = None,
     jobs: JobsOption = None,
@@ -69,14 +74,13 @@ def parity_command(
     devices = device or ["auto"]
     search = Search(against, reproduction)
     if len(bundles) == 1 and len(devices) == 1 and not bundles[0].is_dir():
-        outcomes = _measure_one(
-            Job(str(bundles[0]), devices[0], precision, threads, metric, max_metric_loss), as_json, junit, search
-        )
+        job = Job(str(bundles[0]), devices[0], precision, threads, metric, max_metric_loss, exact)
+        outcomes = _measure_one(job, as_json, junit, search)
     elif record is not None:
         raise UsageError("--record is of one bundle on one device; more were named: measure them one by one")
     else:
         search.require_one_bundle()
-        outcomes = measure_suite(bundles, devices, Job("", "", precision, threads, metric, max_metric_loss), jobs)
+        outcomes = measure_suite(bundles, devices, Job("", "", precision, threads, metric, max_metric_loss, exact), jobs)
         print_suite(outcomes, as_json=as_json)
     _write_junit(junit, outcomes)
     if record is not None and (report := outcomes[0].report):
@@ -122,6 +126,7 @@ def _print(report: ParityReport) -> None:
                 ("device", f"{report.device}, {report.precision}, threads {report.threads}"),
                 ("with", versions),
                 ("gate", report.gate),
+                *([("exact gate", report.exact_gate)] if report.exact_gate else []),
             ]
         )
     )

@@ -79,4 +79,4 @@ def gated_text(name: str, value: float) -> str:
 
 def figure_text(value: float) -> str:
     """A figure that needs little room whatever its size."""
-    return f"{value:.2f}" if value < 1000 else f"{value:.1e}"
+    return f"{value:.2f}" if value == 0 or 0.005 <= value < 1000 else f"{value:.1e}"

@@ -26,6 +26,7 @@ class Job(msgspec.Struct, frozen=True):
     threads: int | None = None
     metric: str | None = None  # FILE.py:FUNCTION
     max_metric_loss: float = MAX_LOSS
+    exact: bool = False  # evaluate the graph in float64, too
 
     def report(self, progress: Progress = lambda done, total: None) -> ParityReport:
         """Measure it; raises as `measure_parity` and `load_metric`."""
@@ -36,6 +37,7 @@ class Job(msgspec.Struct, frozen=True):
             threads=self.threads,
             metric=None if self.metric is None else load_metric(self.metric),
             max_loss=self.max_metric_loss,
+            exact=self.exact,
             progress=progress,
         )
 
