@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from parity_rules import RULES, judge_by_every_rule
+from parity_rules import EXACT, US, judge_by_every_rule
 from random_modules import random_module
 from rich.progress import track
 
@@ -49,7 +49,7 @@ def measure(seed: int, folder: Path) -> dict[str, Any]:
     except UnsupportedModule as refusal:  # PyTorch's own values are no numbers
         return {**found, "outcome": "refused", "reason": str(refusal)}
     except PostconditionError as error:
-        return {**found, "outcome": "alarm at export", "reason": str(error), "alarms": dict.fromkeys(RULES[:1], True)}
+        return {**found, "outcome": "alarm at export", "reason": str(error), "alarms": dict.fromkeys((US, EXACT), True)}
     with single_threaded():
         subject = examine(drawn.request)
         oracle = Oracle(subject)
@@ -58,7 +58,8 @@ def measure(seed: int, folder: Path) -> dict[str, Any]:
         sizes = _Sizes(subject.output_names, oracle)
         judged = judge_by_every_rule(path, observe=sizes)
     rows = [{**_row(row), **sizes.of(row)} for row in (judged.report.rows if judged.report else ())]
-    return {**found, "reason": judged.reason, "alarms": judged.alarms, "rows": rows}
+    exact = [_row(row) for row in judged.exact]
+    return {**found, "reason": judged.reason, "alarms": judged.alarms, "rows": rows, "exact": exact}
 
 
 def _row(row: ParityRow) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _judged(mutant: Mutant, reference: Path, harmed: Bundle) -> Mutant:
         session = open_session(harmed, make_plan(harmed))
     except EdgeseqError as error:
         return msgspec.structs.replace(mutant, reason=_short(error))
-    judged = judge_by_every_rule(reference, session)
+    judged = judge_by_every_rule(reference, session, model=harmed.model())
     alarms = tuple(rule for rule in RULES if judged.alarms[rule])
     figures = _figures(judged.report) if judged.report else {}
     return msgspec.structs.replace(mutant, alarms=alarms, reason=_short(judged.reason), **figures)

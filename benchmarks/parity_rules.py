@@ -1,8 +1,8 @@
-"""When is an export called wrong: our rule and four that are in use, on the same outputs.
+"""When is an export called wrong: our rules and four that are in use, on the same outputs.
 
-Ours judges whole sequences and streams, from the bundle, against float64. The others compare whole sequences with PyTorch's
-float32 result, as their tools do: every draw of every case where the tool leaves the inputs to its user, one draw of one case for
-optimum's.
+Ours judges whole sequences and streams, from the bundle, against float64; with `--exact`, the graph in float64, too. The others
+compare whole sequences with PyTorch's float32 result, as their tools do: every draw of every case where the tool leaves the inputs
+to its user, one draw of one case for optimum's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from edgeseq_runtime.bundle import CaseArrays, ReferenceCase, open_bundle
 from edgeseq_runtime.errors import EdgeseqError
-from edgeseq_runtime.parity import Observer, ParityReport, Piece, measure_parity
+from edgeseq_runtime.parity import Observer, ParityReport, ParityRow, Piece, measure_graph, measure_parity
 from edgeseq_runtime.session import Session
 from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
@@ -61,7 +61,9 @@ OTHERS: dict[str, Differs] = {
 }
 ONE_SIZE = ("optimum, one size",)
 US = "edgeseq parity"
-RULES = (US, *OTHERS)
+EXACT = "edgeseq parity --exact"
+RULES = (US, EXACT, *OTHERS)
+EXACT_DRAWS = 2  # of each case: nothing is rounded, and one would do
 
 
 class Judged(NamedTuple):
@@ -70,12 +72,18 @@ class Judged(NamedTuple):
     alarms: dict[str, bool]  # by rule
     report: ParityReport | None  # None where the bundle could not be measured, which every rule notices
     reason: str  # why it could not be measured
+    exact: tuple[ParityRow, ...] = ()  # of the graph in float64
 
 
 def judge_by_every_rule(
-    path: str | PathLike[str], session: Session | None = None, observe: Observer = lambda spec, mode, case, pieces: None
+    path: str | PathLike[str],
+    session: Session | None = None,
+    observe: Observer = lambda spec, mode, case, pieces: None,
+    model: bytes | None = None,
 ) -> Judged:
     """Measure a bundle once and ask every rule; `observe` is shown the arrays behind each row.
+
+    `model` is the graph behind `session`, where that is not the bundle's own.
 
     A model that can't be loaded or run is an alarm for every rule: nobody ships it.
     """
@@ -98,7 +106,17 @@ def judge_by_every_rule(
         return Judged(dict.fromkeys(RULES, True), None, str(error))
     if _could_not_run(report):
         alarms = dict.fromkeys(OTHERS, True)
-    return Judged({US: not report.passed, **alarms}, report, "")
+    exact = _exact_rows(path, model)
+    inexact = any(row.verdict == "fail" for row in exact)
+    return Judged({US: not report.passed, EXACT: not report.passed or inexact, **alarms}, report, "", exact)
+
+
+def _exact_rows(path: str | PathLike[str], model: bytes | None) -> tuple[ParityRow, ...]:
+    """The rows of the graph in float64; none where it has an operator that is not evaluated so."""
+    try:
+        return measure_graph(path, model=model, draws=EXACT_DRAWS)
+    except EdgeseqError:
+        return ()
 
 
 def _like_an_example(cases: Sequence[ReferenceCase]) -> ReferenceCase:

@@ -20,7 +20,7 @@ from detection import UNHARMED, Mutant, Task, judge, share_caught
 from mutated_models import activations
 from mutation_change import Yardstick
 from mutations import KINDS
-from parity_rules import US
+from parity_rules import EXACT, US
 
 from edgeseq import LayerNormLSTMCell, LSTMCell, Recurrent, RecurrentStack
 from edgeseq.streaming import StreamGraph
@@ -149,7 +149,7 @@ def test_unharmed_models_raise_no_alarm(unharmed):
     for mutant in unharmed.values():
         assert (mutant.loads, mutant.equal, mutant.change, mutant.above) == (True, True, 0.0, False)
         assert mutant.k < GATE.k
-        assert US not in mutant.alarms
+        assert not {US, EXACT} & set(mutant.alarms)
 
 
 def test_whatever_changes_a_model_by_more_than_the_gate_is_caught(mutants, unharmed):
@@ -158,6 +158,12 @@ def test_whatever_changes_a_model_by_more_than_the_gate_is_caught(mutants, unhar
     assert len(large) > 0.75 * len(mutants)
     assert [(m.kind, m.model, m.site) for m in large if US not in m.alarms] == []
     assert all(m.caught(GATE) == (US in m.alarms) for m in mutants)
+
+
+def test_in_float64_whatever_changes_a_model_by_more_than_rounding_is_caught(mutants):
+    above = [m for m in mutants if m.above]
+    assert len(above) > 0.75 * len(mutants)
+    assert [(m.kind, m.model, m.site, m.change) for m in above if EXACT not in m.alarms] == []
 
 
 def test_mutants_load_and_most_differ(mutants):
