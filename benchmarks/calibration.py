@@ -87,15 +87,15 @@ class _Sizes:
             at = self._names.index(spec.name)
             moved = np.concatenate([(one[at] - case.float64[spec.name][draw]).ravel() for draw, one in enumerate(self._at(case))])
             found |= _extent("moved", moved)
-        self._found[_key(spec.name, mode, case.case.sizes)] = found
+        self._found[_key(spec.name, mode, case.case.sizes, _shape(case, spec.name))] = found
 
     def of(self, row: ParityRow) -> dict[str, float]:
         """The sizes behind a row; a whole sequence's where only that was measured."""
-        whole = self._found.get(_key(row.output, "whole", row.sizes), {})
-        return {**whole, **self._found.get(_key(row.output, row.mode, row.sizes), {})}
+        whole = self._found.get(_key(row.output, "whole", row.sizes, row.shape), {})
+        return {**whole, **self._found.get(_key(row.output, row.mode, row.sizes, row.shape), {})}
 
     def _at(self, case: CaseArrays) -> list[list[Array]]:
-        key = str(case.case.sizes)
+        key = str((case.case.sizes, [_shape(case, name) for name in self._names]))
         if key not in self._moved:
             random = np.random.default_rng(0)
             drawn = [{n: torch.from_numpy(a) for n, a in case.draw_inputs(draw).items()} for draw in range(case.case.draws)]
@@ -103,8 +103,13 @@ class _Sizes:
         return self._moved[key]
 
 
-def _key(output: str, mode: str, sizes: Mapping[str, int]) -> str:
-    return f"{output} {mode} {sizes}"
+def _shape(case: CaseArrays, output: str) -> tuple[int, ...]:
+    """The shape of one draw; of two cases of one size, the longest sequence may differ."""
+    return tuple(case.float64[output].shape[1:])
+
+
+def _key(output: str, mode: str, sizes: Mapping[str, int], shape: tuple[int, ...]) -> str:
+    return f"{output} {mode} {sizes} {shape}"
 
 
 def _extent(name: str, error: Array) -> dict[str, float]:

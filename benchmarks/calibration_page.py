@@ -77,8 +77,9 @@ def _false_alarms(modules: Sequence[Found]) -> Iterator[str]:
     yield _line("rule", "correct exports", "called wrong", "share")
     yield _line(*["---"] * 4)
     for rule in RULES:
-        alarms = sum(found.get(rule, False) for found in judged)
-        yield _line(rule, str(len(judged)), str(alarms), f"{100 * alarms / len(judged):.1f} %")
+        alarms = [found[rule] for found in judged if rule in found]
+        if alarms:
+            yield _line(rule, str(len(alarms)), str(sum(alarms)), f"{100 * sum(alarms) / len(alarms):.1f} %")
 
 
 def _largest(measured: Sequence[Found], most: int = 8) -> Iterator[str]:
