@@ -214,6 +214,9 @@ def test_tensorrt_of_the_cuda_that_the_provider_is_linked_to(tmp_path, monkeypat
     found = {one.name: one.install for one in missing_for((TENSORRT,), tmp_path, nvml=None)}
     assert found["libnvinfer.so.10"] == found["libnvinfer_plugin.so"] == 'pip install "tensorrt-cu13>=10,<11"'
     assert "libcudnn.so" not in found  # libcudnn.so.9 says the same, and which
+    both = {one.name for one in missing_for((TENSORRT, CUDA), tmp_path, nvml=None)}
+    assert {"libcudnn.so.9", "libcudart.so.13"} <= both
+    assert not {"libcudnn.so", "libcudart.so"} & both  # the CUDA provider names no version of them
 
 
 def test_libraries_of_one_command_are_told_together(tmp_path, monkeypatch):

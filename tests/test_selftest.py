@@ -21,6 +21,7 @@ from edgeseq_runtime.cli.main import app
 from edgeseq_runtime.detect import detect_machine
 from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.plan import make_plan
+from edgeseq_runtime.provider_needs import Missing
 from edgeseq_runtime.selftest import builtin_bundle, run_selftest, selftest_page
 from edgeseq_runtime.selftest.board import read_board
 from edgeseq_runtime.selftest.environment import environment_checks
@@ -198,6 +199,20 @@ def test_a_step_that_raises_anything_does_not_stop_the_others(board, tmp_path, m
         assert [step.verdict for step in test.steps] == verdicts
         assert not test.passed
         assert "RuntimeError: the kernel says no" in parsed(selftest_page(test, bundle)).one("section", id_="steps").text
+
+
+def test_what_is_missing_fails_the_test_whatever_the_steps_gave(board, tmp_path, monkeypatch):
+    """A library may be found by the loader and by nobody else: the session opens, and the board is not as it should be."""
+    one = Missing(kind="library", name="libcudnn.so.9", text="library libcudnn.so.9 is not there", install="sudo apt install it")
+    monkeypatch.setattr("edgeseq_runtime.selftest.environment.missing_for", lambda providers, root, nvml: (one,))
+    test, _ = selftest_of(board, tmp_path)
+    assert {step.verdict for step in test.steps} == {"pass"}
+    assert not test.passed
+
+
+def test_clocks_of_which_one_moves_are_remarked_on(tmp_path):
+    files = {**orin_nano(locked=True), "sys/class/devfreq/17000000.gpu/min_freq": "306000000\n"}
+    assert checks_of(plant(tmp_path, files))["clocks"].do == ("sudo jetson_clocks",)
 
 
 def test_a_request_that_makes_no_sense_tests_nothing(tmp_path):
