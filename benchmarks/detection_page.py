@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from detection import UNHARMED, Mutant
 from mutations import KINDS
-from parity_rules import RULES, US
+from parity_rules import EXACT, RULES, US
 
 FAMILIES = {
     "weights": "Weights",
@@ -78,9 +78,10 @@ def _counted(mutants: Sequence[Mutant], text: str) -> list[str]:
 def missed(harmed: Sequence[Mutant]) -> Iterator[str]:
     """Every mutant above PyTorch's rounding that parity lets pass."""
     passed = [mutant for mutant in harmed if mutant.above and US not in mutant.alarms]
-    yield from _header("kind", "model", "where", "change", "k", "k999")
+    yield from _header("kind", "model", "where", "change", "k", "k999", "with `--exact`")
     for m in sorted(passed, key=lambda mutant: -(mutant.change or 0.0)):
-        yield _row(m.kind, m.model, f"`{m.site}`", _figure(m.change), _figure(m.k), _figure(m.k999))
+        exact = "caught" if EXACT in m.alarms else "**missed**"
+        yield _row(m.kind, m.model, f"`{m.site}`", _figure(m.change), _figure(m.k), _figure(m.k999), exact)
 
 
 def _shares(mutants: Sequence[Mutant]) -> Iterator[str]:
