@@ -25,7 +25,7 @@ from parity_rules import EXACT, US
 from edgeseq import LayerNormLSTMCell, LSTMCell, Recurrent, RecurrentStack
 from edgeseq.streaming import StreamGraph
 from edgeseq_export import ExportNotice, ExportRequest, export_request
-from edgeseq_runtime.bundle import DEFAULT_GATES, CaseArrays, Gate, open_bundle, pack_reference, write_bundle
+from edgeseq_runtime.bundle import DEFAULT_GATES, EXACT_GATE, CaseArrays, Gate, open_bundle, pack_reference, write_bundle
 
 GATE = DEFAULT_GATES["fp32"]
 
@@ -160,8 +160,10 @@ def test_whatever_changes_a_model_by_more_than_the_gate_is_caught(mutants, unhar
     assert all(m.caught(GATE) == (US in m.alarms) for m in mutants)
 
 
-def test_in_float64_whatever_changes_a_model_by_more_than_rounding_is_caught(mutants):
-    above = [m for m in mutants if m.above]
+def test_in_float64_whatever_changes_a_model_by_more_than_rounding_is_caught(mutants, unharmed):
+    # The change is the difference of two results of ONNX Runtime, each of which is off by its rounding.
+    noise = {name: 2.5 * mutant.k for name, mutant in unharmed.items()}
+    above = [m for m in mutants if m.loads and (m.change is None or m.change > EXACT_GATE.k + noise[m.model])]
     assert len(above) > 0.75 * len(mutants)
     assert [(m.kind, m.model, m.site, m.change) for m in above if EXACT not in m.alarms] == []
 
