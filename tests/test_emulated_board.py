@@ -130,12 +130,15 @@ def test_what_is_installed_is_what_the_installed_package_asks_for():
 
 
 def test_sources_are_copied_without_what_builds_left(tmp_path):
-    copy = copy_sources(ROOT, tmp_path / "copy")
-    found = files_below(copy)
+    checkout = copy_sources(ROOT, tmp_path / "checkout")
+    found = files_below(checkout)
     assert {"pyproject.toml", "runtime/edgeseq_runtime/py.typed", "devices/jetson-orin-nano-8gb.toml"} <= found
-    assert not [name for name in found if "__pycache__" in name or ".egg-info" in name]
     packages = emulated_board.tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-dir"]
     assert set(packages.values()) <= found
+    for name in ("edgeseq/__pycache__/cells.pyc", "runtime/edgeseq.egg-info/PKG-INFO"):
+        (checkout / name).parent.mkdir()
+        (checkout / name).touch()
+    assert files_below(copy_sources(checkout, tmp_path / "copy")) == found
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch, capsys):
