@@ -41,8 +41,7 @@ rms of the output it is in, and *chunks* that of the board's own run in chunks o
 the rms; a dash where the model has no state. 0 means that every bit is equal. k is the distance from float64 in units of
 PyTorch's own rounding error on x86-64, so a k of 1 on both with different bits means: two roundings, equally near the truth.
 
-{table}
-{discrete}
+{table}{discrete}
 ## What it proves, and what not
 
 It proves that the package installs on 64-bit ARM from wheels alone, without PyTorch (with glibc 2.35 or older, as JetPack 6
@@ -52,7 +51,8 @@ both have half-precision arithmetic and dot products, and neither has 8-bit matr
 (SVE).
 
 It says nothing of speed (an emulated model takes tens to hundreds of times as long), of memory, of a GPU, or of NVIDIA's own
-builds of ONNX Runtime. Python is 3.11 here and 3.10 on JetPack 6.
+builds of ONNX Runtime. Python is 3.11 on this board and 3.10 on JetPack 6, for which the newest ONNX Runtime with an aarch64 wheel is
+1.23.2 (resolved by pip, not run on the board).
 
 ## A board of one's own
 
