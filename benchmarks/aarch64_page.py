@@ -51,7 +51,7 @@ both have half-precision arithmetic and dot products, and neither has 8-bit matr
 (SVE).
 
 It says nothing of speed (an emulated model takes tens to hundreds of times as long), of memory, of a GPU, or of NVIDIA's own
-builds of ONNX Runtime. Python is 3.11 on this board and 3.10 on JetPack 6, for which the newest ONNX Runtime with an aarch64 wheel is
+builds of ONNX Runtime. Python is 3.11 on this board and 3.10 on JetPack 6, for which the newest aarch64 wheel of ONNX Runtime is
 1.23.2 (resolved by pip, not run on the board).
 
 ## A board of one's own
