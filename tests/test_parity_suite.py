@@ -386,7 +386,7 @@ def test_an_interrupt_is_for_the_first_process_alone(running):
     program, started = running
     for pid in started:
         os.kill(pid, signal.SIGINT)
-    shown, errors = program.communicate(timeout=60)
+    shown, errors = program.communicate(timeout=240)
     assert (program.returncode, errors) == (0, "")
     assert "PASS: 30 pass" in shown
 
