@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 import pytest
+
+# A console keeps the width that the environment gives where it is made, which would be that of the first test with one of its own.
+os.environ.pop("COLUMNS", None)
+
+import edgeseq_runtime.console  # noqa: E402, F401
 
 if find_spec("torch") is not None:
     import torch
