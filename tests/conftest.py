@@ -10,7 +10,7 @@ import pytest
 # A console keeps the width that the environment gives where it is made, which would be that of the first test with one of its own.
 os.environ.pop("COLUMNS", None)
 
-import edgeseq_runtime.console  # noqa: E402, F401
+import edgeseq_runtime.console  # noqa: F401
 
 if find_spec("torch") is not None:
     import torch
