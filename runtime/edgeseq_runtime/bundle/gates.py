@@ -49,8 +49,8 @@ class RelativeGate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 AnyGate = Gate | RelativeGate
 
 DEFAULT_GATES: dict[str, Gate] = {"fp32": Gate(k=4.0, k999=8.0)}
-# Of a graph that is evaluated in float64. Only constants that it holds in float32 keep a correct one from being the same, and their share is
-# a part of the rounding that is the unit: a leaky integrator whose constants are all that is rounded comes to 0.57.
+# Of a graph that is evaluated in float64. Only constants that it holds in float32 keep a correct one from being the same, and their
+# share is a part of the rounding that is the unit: a leaky integrator whose constants are most of what is rounded comes to 0.57.
 EXACT_GATE = Gate(k=1.0, k999=2.0)
 # docs/low-precision.md holds what they are chosen from.
 LOW_PRECISION_GATES: dict[str, RelativeGate] = {
