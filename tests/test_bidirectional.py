@@ -99,7 +99,7 @@ def test_every_output_sees_every_step_of_its_own_sequence_and_nothing_past_its_e
     assert torch.equal(seen, expected)
 
 
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=() if kind == "LSTM" else pytest.mark.slow) for kind in CELLS])
 def test_the_exported_graph_is_one_bidirectional_node_a_layer(kind, tmp_path):
     model = BidirectionalRNN(CELLS[kind], FEATURES, H, OUT, layers=2)
     examples = [{"x": torch.randn(T, 3, FEATURES), "lengths": torch.tensor([T, 2, 4])} for T in (5, 40)]

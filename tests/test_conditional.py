@@ -185,6 +185,7 @@ def test_samples_have_the_probabilities_of_the_model(over_time):
         assert_drawn_from(counts, probabilities[::-1])
 
 
+@pytest.mark.slow
 def test_the_encoder_and_the_step_export_and_together_generate_what_one_scan_does(tmp_path):
     model = vector_model(end=END)
     _, x, _ = drawn(1, 3)

@@ -192,6 +192,7 @@ def test_the_same_module_gives_the_same_bytes(tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.slow
 def test_exports_from_threads_are_those_of_one_thread_and_disturb_no_other(tmp_path):
     models = [Tagger() for _ in range(3)]
     x, lengths = torch.randn(7, 3, 6), torch.tensor([7, 2, 5])

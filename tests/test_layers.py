@@ -251,7 +251,10 @@ def exported(layers, path):
     return edgeseq_runtime.open_bundle(path).manifest.census
 
 
-@pytest.mark.parametrize("name", NATIVE)
+# One gated cell with an own form of its equations is among the first tests; the others differ in weights and activations alone.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in (*OWN, "lecture-lstm") else pytest.mark.slow) for name in NATIVE]
+)
 def test_two_directions_of_a_native_cell_are_one_node(name, tmp_path):
     census = exported(Recurrent(NATIVE[name](), backward=NATIVE[name]()), tmp_path / "two.edgeseq")
     assert list(census.values()) == [1]

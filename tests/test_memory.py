@@ -219,7 +219,10 @@ def graph_equations(machine):
     return result
 
 
-@pytest.mark.parametrize(("controller", "heads", "ragged"), [("feed-forward", (1, 1), True), ("lstm", (2, 2), False)])
+@pytest.mark.parametrize(
+    ("controller", "heads", "ragged"),
+    [("feed-forward", (1, 1), True), pytest.param("lstm", (2, 2), False, marks=pytest.mark.slow)],
+)
 def test_the_exported_machine_is_one_scan_that_computes_the_equations(controller, heads, ragged, tmp_path):
     torch.manual_seed(1)
     cell = cell_of(controller, *heads)

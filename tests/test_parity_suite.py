@@ -77,6 +77,15 @@ def test_bundles_are_found_in_and_below_folders_once_and_in_order(folder):
     assert find_bundles([folder / "none.edgeseq"]) == (folder / "none.edgeseq",)
 
 
+def test_what_installed_packages_bring_is_not_the_users(tmp_path):
+    packages = tmp_path / "venv" / "lib" / "site-packages"
+    packages.mkdir(parents=True)
+    for folder in (packages, tmp_path / "venv"):
+        (folder / "c.edgeseq").write_bytes(b"")
+    assert find_bundles([tmp_path]) == (tmp_path / "venv" / "c.edgeseq",)
+    assert find_bundles([packages]) == (packages / "c.edgeseq",)  # but where it is what is named
+
+
 def test_a_folder_without_bundles_is_bad_usage(tmp_path):
     with pytest.raises(UsageError, match=r"hold no \*\.edgeseq"):
         find_bundles([tmp_path])
