@@ -21,14 +21,24 @@ from edgeseq_export.half import in_half  # noqa: E402
 from edgeseq_runtime.backends.tensorrt_network_backend import parse_network  # noqa: E402
 
 
+# Parsed and at parity as all others are, and not built: the reason that TensorRT-RTX 1.7.1 gives, as docs/tensorrt.md lists it.
+NOT_BUILT = {
+    "greedy search, attention": "missing values for shape input tensor longest",
+    "beam search, attention": "missing values for shape input tensor longest",
+    "packed BiLSTM tagger": "Myelin",
+}
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_is_compiled_and_its_parsed_network_is_at_parity(name):
     path = bundle_of(name)
     bundle = open_bundle(path)
     network = parse_network(bundle.model())
     assert not mismatches(bundle, (*network.inputs, *network.outputs))
-    for model in (bundle.model(), in_half(bundle.model())):
-        assert not compiled(model, ranges_of(bundle)).reason
+    reasons = [compiled(model, ranges_of(bundle)).reason for model in (bundle.model(), in_half(bundle.model()))]
+    expected = NOT_BUILT.get(name, "")
+    assert all(expected in reason for reason in reasons if reason), reasons
+    assert any(reasons) == bool(expected), reasons
     sizes = bundle.manifest.reference[-1].sizes
     assert failures(path, DEVICE, sizes) <= failures(path, "cpu", sizes)
 
