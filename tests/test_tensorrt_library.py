@@ -20,7 +20,6 @@ from tensorrt_compile import DEVICE, compiled, mismatches, ranges_of  # noqa: E4
 from edgeseq_export.half import in_half  # noqa: E402
 from edgeseq_runtime.backends.tensorrt_network_backend import parse_network  # noqa: E402
 
-
 # Parsed and at parity as all others are, and not built: the reason that TensorRT-RTX 1.7.1 gives, as docs/tensorrt.md lists it.
 NOT_BUILT = {
     "greedy search, attention": "missing values for shape input tensor longest",
