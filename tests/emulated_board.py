@@ -216,7 +216,7 @@ def _texts_below(folder: Path) -> Iterable[str]:
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             yield file.relative_to(folder).as_posix()
-            yield file.read_text("utf-8")
+            yield file.read_bytes().decode("latin-1")  # a bundle is among them
 
 
 def main() -> int:
