@@ -789,3 +789,22 @@ def test_a_state_that_runs_past_the_lengths_is_no_fault(tmp_path):
     assert {row.verdict for row in states} == {"pass", "skip"}  # where every length is T there is nothing past it
     assert all("padded end" in row.reason for row in states if row.verdict == "skip")
     assert all(row.verdict == "pass" for row in report.rows if row.output == "y")
+
+
+class Unused(nn.Module):
+    """Two layers, the second for nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.GRU(5, 6), nn.GRU(6, 6)
+
+    def forward(self, x):
+        y, _ = self.used(x)
+        self.unused(y)
+        return y
+
+
+def test_a_layer_for_nothing_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(ExportError, match=r"reaches no output is left out .* take it out of forward"):
+        export(Unused(), {"x": torch.randn(7, 3, 5)}, tmp_path / "m.edgeseq", axes={"x": ("T", "B", None)})
+    assert list(tmp_path.iterdir()) == []

@@ -57,7 +57,10 @@ def require_census(model: ir.Model, expected: Mapping[str, int]) -> None:
     """As many recurrent nodes of each kind as the module's forward calls for: none unrolled, none lost."""
     found = census(model.graph)
     if found != dict(expected):
-        raise PostconditionError(f"the graph has recurrent nodes {found}; the module's forward calls for {dict(expected)}")
+        raise PostconditionError(
+            f"the graph has recurrent nodes {found}; the module's forward calls for {dict(expected)}. A layer whose result "
+            "reaches no output is left out of a graph: if there is one, take it out of forward"
+        )
 
 
 def require_nothing_frozen(model: ir.Model, trace_sizes: Mapping[str, int]) -> None:
