@@ -21,12 +21,12 @@ from edgeseq_runtime.bisect.divergence import bars
 from edgeseq_runtime.bisect.expose import Value, expose, nudge, nudged
 from edgeseq_runtime.bisect.optimised import locate_optimised
 from edgeseq_runtime.bisect.place import Sizes
-from edgeseq_runtime.bisect.protobuf import bytes_field, number_field, parse, serialise
 from edgeseq_runtime.bisect.reproduction import write_reproduction
 from edgeseq_runtime.bisect.rule import Difference
 from edgeseq_runtime.bundle import open_bundle
 from edgeseq_runtime.errors import BadModel, UsageError
 from edgeseq_runtime.plan import plan_for_device
+from edgeseq_runtime.protobuf import bytes_field, number_field, parse, serialise
 
 BARE = (*NOT_ON_A_BOARD, "edgeseq_runtime", "msgspec", "safetensors", "typer", "rich", "scipy")  # NumPy and ONNX Runtime are left
 

@@ -27,7 +27,7 @@ from edgeseq_runtime.forecast.software import STRONG, WEAK, typing_of
 from edgeseq_runtime.forecast.tensorrt_rules import tensorrt_findings
 from edgeseq_runtime.forecast.work import Work, work_of
 from edgeseq_runtime.interface import Interface
-from edgeseq_runtime.report.onnx_wire import read_model
+from edgeseq_runtime.onnx_wire import read_model
 from edgeseq_runtime.tensors import TensorSpec
 
 K, H = 3, 8  # of runtime_models.lstm

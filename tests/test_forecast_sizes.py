@@ -21,7 +21,7 @@ from edgeseq_runtime.errors import BadModel
 from edgeseq_runtime.forecast.operators import _RULES, RECURRENT_GATES
 from edgeseq_runtime.forecast.sizes import sized_graph
 from edgeseq_runtime.forecast.work import peak_bytes, work_of
-from edgeseq_runtime.report.onnx_wire import read_model
+from edgeseq_runtime.onnx_wire import read_model
 
 F = np.float32
 TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": TensorProto.INT32, "bool": TensorProto.BOOL}

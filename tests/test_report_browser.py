@@ -10,8 +10,8 @@ from runtime_models import faulty
 from test_parity import swapped_gates
 from test_report_graph import scan_model
 
+from edgeseq_runtime.onnx_wire import read_model
 from edgeseq_runtime.report import write_page
-from edgeseq_runtime.report.onnx_wire import read_model
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeseq_runtime.errors import BadModel
+from edgeseq_runtime.onnx_wire import MAX_DEPTH, MAX_INTEGERS, Graph, Node, ValueInfo, read_model
 from edgeseq_runtime.report.diagram import CROWDED, diagram_of
 from edgeseq_runtime.report.drawing import drawing
 from edgeseq_runtime.report.layout import GAP, Size, lay_out
-from edgeseq_runtime.report.onnx_wire import MAX_DEPTH, MAX_INTEGERS, Graph, Node, ValueInfo, read_model
 
 
 def scan_model():
@@ -278,7 +278,7 @@ def layered(width, depth, recurrent_every=10):
 
 
 def node(op, inputs, outputs, **integers):
-    return Node(op, "", "", tuple(inputs), tuple(outputs), integers, {}, {}, {})
+    return Node(op, "", "", tuple(inputs), tuple(outputs), integers, {}, {}, {}, {}, {})
 
 
 def test_hundreds_of_nodes_become_a_few_boxes_and_none_is_lost():

@@ -17,7 +17,7 @@ from edgeseq_runtime.bisect.computation import Computation
 from edgeseq_runtime.bisect.differences import level_graphs
 from edgeseq_runtime.bisect.expose import Place, Value
 from edgeseq_runtime.bisect.graphs import Graph, Node, constant_of
-from edgeseq_runtime.bisect.protobuf import Field, bytes_field, parse, serialise
+from edgeseq_runtime.protobuf import Field, bytes_field, parse, serialise
 from edgeseq_runtime.tensors.spec import Array
 
 

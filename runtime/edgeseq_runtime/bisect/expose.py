@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeseq_runtime.bisect import graphs
 from edgeseq_runtime.bisect.graphs import Graph, read_graph, tensor_array, tensor_bytes, with_graph
-from edgeseq_runtime.bisect.protobuf import Field, bytes_field, bytes_of, parse, serialise, text_of
+from edgeseq_runtime.protobuf import Field, bytes_field, bytes_of, parse, serialise, text_of
 from edgeseq_runtime.tensors.spec import Array
 
 FRESH = "edgeseq_exposed_"

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeseq_runtime.bisect import protobuf
-from edgeseq_runtime.bisect.protobuf import (
+from edgeseq_runtime import protobuf
+from edgeseq_runtime.errors import BadModel
+from edgeseq_runtime.protobuf import (
     Field,
     bytes_field,
     bytes_of,
@@ -22,7 +23,6 @@ from edgeseq_runtime.bisect.protobuf import (
     text_of,
     texts_of,
 )
-from edgeseq_runtime.errors import BadModel
 from edgeseq_runtime.tensors.spec import Array
 
 MAX_DEPTH = 16  # of graphs within graphs

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgeseq_runtime.forecast.findings import READ, Finding, Found, nodes_of
-from edgeseq_runtime.report.onnx_wire import Graph
+from edgeseq_runtime.onnx_wire import Graph
 
 SOURCE = (
     "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/cuda/cuda_execution_provider.cc "

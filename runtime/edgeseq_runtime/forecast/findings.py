@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgeseq_runtime.report.onnx_wire import Graph, Node
+from edgeseq_runtime.onnx_wire import Graph, Node
 
 OBSERVED, READ = "observed", "read"
 

@@ -20,8 +20,8 @@ from edgeseq_runtime.forecast.software import Software, chosen_jetpack, software
 from edgeseq_runtime.forecast.tensorrt_rules import tensorrt_findings
 from edgeseq_runtime.forecast.work import Work, work_of
 from edgeseq_runtime.interface import Interface, interface_of, shape_at
+from edgeseq_runtime.onnx_wire import Graph, Model, read_model
 from edgeseq_runtime.plan import Plan, device_on_backend, make_plan
-from edgeseq_runtime.report.onnx_wire import Graph, Model, read_model
 
 WORKSPACE = 1 << 30  # bytes; less where an eighth of the memory is less
 

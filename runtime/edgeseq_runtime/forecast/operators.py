@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from edgeseq_runtime.forecast.values import UNKNOWN, Numbers, Shape, Value, numbers_value
-from edgeseq_runtime.report.onnx_wire import ELEMENT_TYPES, Node
+from edgeseq_runtime.onnx_wire import ELEMENT_TYPES, Node
 
 Inputs = Sequence[Value | None]  # None: an optional input that was left out
 Rule = Callable[[Node, Inputs], "Value | list[Value]"]
@@ -65,8 +64,9 @@ def _given(inputs: Inputs, position: int) -> bool:
     return position < len(inputs) and inputs[position] is not None
 
 
-def _integer(node: Node, name: str, default: int) -> int:
+def integer_of(node: Node, name: str, default: int) -> int:
     return node.integers.get(name, (default,))[0]
+    """An attribute that is one integer."""
 
 
 def _listed(node: Node, inputs: Inputs, name: str, position: int) -> tuple[int, ...] | None:
@@ -100,7 +100,7 @@ def _like_first(node: Node, inputs: Inputs) -> Value:
 
 
 def _cast(node: Node, inputs: Inputs) -> Value:
-    kind = _integer(node, "to", 1)
+    kind = integer_of(node, "to", 1)
     return Value(_shape(inputs), ELEMENT_TYPES[kind] if kind < len(ELEMENT_TYPES) else "float32")
 
 
@@ -121,8 +121,8 @@ def _matmul_n_bits(node: Node, inputs: Inputs) -> Value:
 
 def _gemm(node: Node, inputs: Inputs) -> Value:
     a, b = _shape(inputs, 0), _shape(inputs, 1)
-    rows = a[1] if _integer(node, "transA", 0) else a[0]
-    columns = b[0] if _integer(node, "transB", 0) else b[1]
+    rows = a[1] if integer_of(node, "transA", 0) else a[0]
+    columns = b[0] if integer_of(node, "transB", 0) else b[1]
     return Value((rows, columns), _value(inputs, 0).dtype)
 
 
@@ -133,7 +133,7 @@ def _window(node: Node, size: Shape, kernel: Shape) -> Shape:
     strides = node.integers.get("strides", (1,) * axes)
     dilations = node.integers.get("dilations", (1,) * axes)
     pads = node.integers.get("pads", (0,) * (2 * axes))
-    rounded = math.ceil if _integer(node, "ceil_mode", 0) else math.floor
+    rounded = math.ceil if integer_of(node, "ceil_mode", 0) else math.floor
     return tuple(
         rounded((size[i] + pads[i] + pads[i + axes] - dilations[i] * (kernel[i] - 1) - 1) / strides[i]) + 1 for i in range(axes)
     )
@@ -156,7 +156,7 @@ def _conv_transpose(node: Node, inputs: Inputs) -> Value:
     size = tuple(
         strides[i] * (x[2 + i] - 1) + extra[i] + (w[2 + i] - 1) * dilations[i] + 1 - pads[i] - pads[i + axes] for i in range(axes)
     )
-    return Value((x[0], w[1] * _integer(node, "group", 1), *size), _value(inputs, 0).dtype)
+    return Value((x[0], w[1] * integer_of(node, "group", 1), *size), _value(inputs, 0).dtype)
 
 
 def _pool(node: Node, inputs: Inputs) -> Value:
@@ -173,7 +173,7 @@ def _recurrent(node: Node, inputs: Inputs) -> list[Value]:
     x, r = _shape(inputs, 0), _shape(inputs, 2)
     hidden = r[1] if node.op == "DynamicQuantizeLSTM" else r[2]
     directions = r[0]
-    first = bool(_integer(node, "layout", 0))
+    first = bool(integer_of(node, "layout", 0))
     T, B = (x[1], x[0]) if first else (x[0], x[1])
     whole = (B, T, directions, hidden) if first else (T, directions, B, hidden)
     state = (B, directions, hidden) if first else (directions, B, hidden)
@@ -183,7 +183,7 @@ def _recurrent(node: Node, inputs: Inputs) -> list[Value]:
 
 def _reshape(node: Node, inputs: Inputs) -> Value:
     asked = [int(size) for size in _numbers(inputs, 1)]
-    if not _integer(node, "allowzero", 0):
+    if not integer_of(node, "allowzero", 0):
         asked = [_shape(inputs)[axis] if size == 0 else size for axis, size in enumerate(asked)]
     if -1 in asked:
         known = math.prod(size for size in asked if size != -1)
@@ -217,7 +217,7 @@ def _concat(node: Node, inputs: Inputs) -> Value:
 
 def _split(node: Node, inputs: Inputs) -> list[Value]:
     x = _shape(inputs)
-    axis = _integer(node, "axis", 0) % len(x)
+    axis = integer_of(node, "axis", 0) % len(x)
     sizes = _listed(node, inputs, "split", 1)
     if sizes is None:
         each = -(-x[axis] // len(node.outputs))
@@ -242,7 +242,7 @@ def _unsqueeze(node: Node, inputs: Inputs) -> Value:
 
 def _gather(node: Node, inputs: Inputs) -> Value:
     x, at = _shape(inputs, 0), _shape(inputs, 1)
-    axis = _integer(node, "axis", 0) % len(x)
+    axis = integer_of(node, "axis", 0) % len(x)
     return Value((*x[:axis], *at, *x[axis + 1 :]), _value(inputs, 0).dtype)
 
 
@@ -251,7 +251,7 @@ def _gather_elements(node: Node, inputs: Inputs) -> Value:
 
 
 def _gather_nd(node: Node, inputs: Inputs) -> Value:
-    x, at, batch = _shape(inputs, 0), _shape(inputs, 1), _integer(node, "batch_dims", 0)
+    x, at, batch = _shape(inputs, 0), _shape(inputs, 1), integer_of(node, "batch_dims", 0)
     return Value((*at[:-1], *x[batch + at[-1] :]), _value(inputs, 0).dtype)
 
 
@@ -276,43 +276,43 @@ def _tile(node: Node, inputs: Inputs) -> Value:
 def _reduce(node: Node, inputs: Inputs) -> Value:
     x = _shape(inputs)
     axes = _listed(node, inputs, "axes", 1)
-    if not axes and _integer(node, "noop_with_empty_axes", 0):
+    if not axes and integer_of(node, "noop_with_empty_axes", 0):
         return _like_first(node, inputs)
     gone = {axis % len(x) for axis in axes} if axes else set(range(len(x)))
-    kept = _integer(node, "keepdims", 1)
+    kept = integer_of(node, "keepdims", 1)
     shape = tuple(1 if axis in gone else size for axis, size in enumerate(x) if axis not in gone or kept)
     return Value(shape, _value(inputs, 0).dtype)
 
 
 def _arg(node: Node, inputs: Inputs) -> Value:
     x = _shape(inputs)
-    axis = _integer(node, "axis", 0) % len(x)
-    kept = (1,) if _integer(node, "keepdims", 1) else ()
+    axis = integer_of(node, "axis", 0) % len(x)
+    kept = (1,) if integer_of(node, "keepdims", 1) else ()
     return Value((*x[:axis], *kept, *x[axis + 1 :]), "int64")
 
 
 def _top_k(node: Node, inputs: Inputs) -> list[Value]:
     x = list(_shape(inputs))
-    x[_integer(node, "axis", -1)] = int(_numbers(inputs, 1).ravel()[0])
+    x[integer_of(node, "axis", -1)] = int(_numbers(inputs, 1).ravel()[0])
     return [Value(tuple(x), _value(inputs, 0).dtype), Value(tuple(x), "int64")]
 
 
 def _one_hot(node: Node, inputs: Inputs) -> Value:
     at = list(_shape(inputs))
-    axis = _integer(node, "axis", -1)
+    axis = integer_of(node, "axis", -1)
     at.insert(axis if axis >= 0 else len(at) + 1 + axis, int(_numbers(inputs, 1).ravel()[0]))
     return Value(tuple(at), _value(inputs, 2).dtype)
 
 
 def _flatten(node: Node, inputs: Inputs) -> Value:
     x = _shape(inputs)
-    axis = _integer(node, "axis", 1)
+    axis = integer_of(node, "axis", 1)
     return Value((math.prod(x[:axis]), math.prod(x[axis:])), _value(inputs, 0).dtype)
 
 
 def _shape_of(node: Node, inputs: Inputs) -> Value:
     x = _shape(inputs)
-    start, end = _integer(node, "start", 0), node.integers.get("end", (len(x),))[0]
+    start, end = integer_of(node, "start", 0), node.integers.get("end", (len(x),))[0]
     return numbers_value(np.array(x[start:end], np.int64))
 
 
@@ -335,7 +335,7 @@ def _range(node: Node, inputs: Inputs) -> Value:
 
 def _layer_norm(node: Node, inputs: Inputs) -> list[Value]:
     x = _shape(inputs)
-    axis = _integer(node, "axis", -1) % len(x)
+    axis = integer_of(node, "axis", -1) % len(x)
     small = Value((*x[:axis], *(1,) * (len(x) - axis)))
     return [_like_first(node, inputs), small, small]
 
@@ -422,83 +422,4 @@ _RULES: dict[str, Rule] = {
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Where": _where,
-}
-
-
-def computed(node: Node, inputs: Inputs) -> Numbers | None:
-    """The content of a node's output, where every input's content is known and the operator is one that sizes are computed with."""
-    if node.op not in _COMPUTED or any(value is None or value.numbers is None for value in inputs):
-        return None
-    arrays: list[Any] = [value.numbers for value in inputs if value is not None]
-    try:
-        return np.asarray(_COMPUTED[node.op](node, *arrays))
-    except (IndexError, ValueError, TypeError, KeyError, ZeroDivisionError):
-        return None
-
-
-def _divided(node: Node, a: Numbers, b: Numbers) -> Numbers:
-    if a.dtype.kind not in "iu":
-        return np.asarray(a / b)
-    return np.asarray(np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b)))  # ONNX rounds towards zero
-
-
-def _cast_numbers(node: Node, a: Numbers) -> Numbers:
-    return a.astype(ELEMENT_TYPES[_integer(node, "to", 1)])
-
-
-def _sliced(node: Node, x: Numbers, starts: Numbers, ends: Numbers, *rest: Numbers) -> Numbers:
-    axes = rest[0] if rest else np.arange(len(starts))
-    steps = rest[1] if len(rest) > 1 else np.ones(len(starts), np.int64)
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        x = np.moveaxis(np.moveaxis(x, int(axis), 0)[int(start) : int(end) : int(step)], 0, int(axis))
-    return x
-
-
-def _shaped(node: Node, x: Numbers, *rest: Numbers) -> Numbers:
-    values = [numbers_value(x), *(numbers_value(one) for one in rest)]
-    shape = outputs_of(node, values)[0].shape
-    if shape is None:
-        raise ValueError
-    return np.broadcast_to(x, shape) if node.op == "Expand" else x.reshape(shape)
-
-
-def _reduced(node: Node, x: Numbers, *axes: Numbers) -> Numbers:
-    given = axes[0].tolist() if axes else node.integers.get("axes")
-    functions: dict[str, Callable[..., Any]] = {
-        "ReduceSum": np.sum,
-        "ReduceProd": np.prod,
-        "ReduceMax": np.max,
-        "ReduceMin": np.min,
-    }
-    return np.asarray(functions[node.op](x, axis=tuple(given) if given else None, keepdims=bool(_integer(node, "keepdims", 1))))
-
-
-_COMPUTED: dict[str, Callable[..., Any]] = {
-    "Add": lambda node, a, b: a + b,
-    "Sub": lambda node, a, b: a - b,
-    "Mul": lambda node, a, b: a * b,
-    "Div": _divided,
-    "Mod": lambda node, a, b: np.fmod(a, b) if _integer(node, "fmod", 0) else np.mod(a, b),
-    "Neg": lambda node, a: -a,
-    "Abs": lambda node, a: np.abs(a),
-    "Ceil": lambda node, a: np.ceil(a),
-    "Floor": lambda node, a: np.floor(a),
-    "Min": lambda node, *all_: np.minimum.reduce(np.broadcast_arrays(*all_)),
-    "Max": lambda node, *all_: np.maximum.reduce(np.broadcast_arrays(*all_)),
-    "Equal": lambda node, a, b: a == b,
-    "Greater": lambda node, a, b: a > b,
-    "GreaterOrEqual": lambda node, a, b: a >= b,
-    "Less": lambda node, a, b: a < b,
-    "LessOrEqual": lambda node, a, b: a <= b,
-    "And": lambda node, a, b: a & b,
-    "Or": lambda node, a, b: a | b,
-    "Not": lambda node, a: ~a,
-    "Where": lambda node, c, a, b: np.where(c, a, b),
-    "Identity": lambda node, a: a,
-    "Cast": _cast_numbers,
-    "Concat": lambda node, *all_: np.concatenate(all_, axis=node.integers["axis"][0]),
-    "Gather": lambda node, x, at: np.take(x, at, axis=_integer(node, "axis", 0)),
-    "Slice": _sliced,
-    **dict.fromkeys(("Squeeze", "Unsqueeze", "Reshape", "Expand"), _shaped),
-    **dict.fromkeys(("ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin"), _reduced),
 }

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from edgeseq_runtime.errors import BadModel
-from edgeseq_runtime.forecast.operators import computed, outputs_of
+from edgeseq_runtime.forecast.contents import computed
+from edgeseq_runtime.forecast.operators import outputs_of
 from edgeseq_runtime.forecast.values import UNKNOWN, Numbers, Shape, Value, Values, Weight, constant_value, numbers_value
-from edgeseq_runtime.report.onnx_wire import Graph, Node
+from edgeseq_runtime.onnx_wire import Graph, Node
 
 
 class Body(NamedTuple):

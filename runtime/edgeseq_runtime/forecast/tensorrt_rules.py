@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from edgeseq_runtime.forecast.findings import OBSERVED, Finding, Found, nodes_of
-from edgeseq_runtime.report.onnx_wire import Graph
+from edgeseq_runtime.onnx_wire import Graph
 
 SOURCE = "TensorRT-RTX 1.7.1.116, graphs parsed and built without a GPU"
 RECURRENT = ("LSTM", "GRU", "RNN")

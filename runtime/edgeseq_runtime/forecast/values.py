@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq_runtime.report.onnx_wire import Tensor
+from edgeseq_runtime.onnx_wire import Tensor
 
 MAX_NUMBERS = 4096  # elements whose content is followed; more are data, not sizes
 WIDTHS = {  # bytes an element

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
-from edgeseq_runtime.report.onnx_wire import Graph, Node, ValueInfo
+from edgeseq_runtime.onnx_wire import Graph, Node, ValueInfo
 from edgeseq_runtime.report.sources import LOOPS, NATIVE, RECURRENT, Value, Values, free_names, values_of, weights_of
 
 CROWDED = 32  # boxes of simple nodes; beyond, they are gathered between recurrent nodes

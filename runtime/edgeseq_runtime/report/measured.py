@@ -15,10 +15,10 @@ from edgeseq_runtime.device import Device, list_devices
 from edgeseq_runtime.errors import BadModel, EdgeseqError
 from edgeseq_runtime.interface import Interface
 from edgeseq_runtime.metric import MAX_LOSS, Metric
+from edgeseq_runtime.onnx_wire import Model, read_model
 from edgeseq_runtime.parity import ParityReport, measure_parity
 from edgeseq_runtime.plan import Plan, make_plan
 from edgeseq_runtime.report.measures import Collector, OutputErrors
-from edgeseq_runtime.report.onnx_wire import Model, read_model
 from edgeseq_runtime.session import open_session
 from edgeseq_runtime.tensors.distance import Float64
 

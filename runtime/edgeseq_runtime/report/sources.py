@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from edgeseq_runtime.report.onnx_wire import Graph, Node, Tensor
+from edgeseq_runtime.onnx_wire import Graph, Node, Tensor
 
 NATIVE = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 LOOPS = ("Scan", "Loop")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgeseq_runtime.onnx_wire import Graph
 from edgeseq_runtime.report.diagram import diagram_of
 from edgeseq_runtime.report.drawing import drawing
 from edgeseq_runtime.report.markup import Child, Html, element, joined
 from edgeseq_runtime.report.measured import Report
-from edgeseq_runtime.report.onnx_wire import Graph
 from edgeseq_runtime.report.sources import weights_in
 from edgeseq_runtime.report.tables import facts, table
 from edgeseq_runtime.tensors import TensorSpec

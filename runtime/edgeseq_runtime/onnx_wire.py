@@ -1,4 +1,4 @@
-"""The parts of an ONNX model that a drawing needs, read from its bytes without the `onnx` package.
+"""The parts of an ONNX model that a drawing and a forecast need, read from its bytes without the `onnx` package.
 
 Field numbers are those of onnx.proto. Tensors' data is stepped over, never copied, but for the few integers that are shapes, axes
 and bounds of slices: a model of a gigabyte is read as fast as its nodes. Nothing is trusted: every length is checked against the
@@ -8,14 +8,12 @@ bytes that are there, and graphs nest to a limit.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from edgeseq_runtime.errors import BadModel
+from edgeseq_runtime.protobuf import integers_in, read_fields
 
 MAX_DEPTH = 16  # of graphs within graphs
-MAX_VARINT = 10  # bytes
 MAX_INTEGERS = 1024  # of a constant that is read: more are no shape
 ELEMENT_TYPES = (
     "undefined", "float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "float64",
@@ -64,8 +62,8 @@ class Node(NamedTuple):
     texts: dict[str, str]
     tensors: dict[str, Tensor]
     graphs: dict[str, Graph]
-    floats: Mapping[str, tuple[float, ...]] = MappingProxyType({})
-    lists: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # of text
+    floats: dict[str, tuple[float, ...]]
+    lists: dict[str, tuple[str, ...]]  # of text
 
 
 class Graph(NamedTuple):
@@ -95,7 +93,7 @@ def read_model(data: bytes) -> Model:
     """
     ir_version, producer, graph = 0, "", None
     opsets: dict[str, int] = {}
-    for number, value in _fields(memoryview(data), "model"):
+    for number, value, _ in read_fields(memoryview(data), "model"):
         if number == 1:
             ir_version = _integer(value, "model")
         elif number == 2:
@@ -112,7 +110,7 @@ def read_model(data: bytes) -> Model:
 
 def _opset(data: memoryview) -> tuple[str, int]:
     domain, version = "", 0
-    for number, value in _fields(data, "opset"):
+    for number, value, _ in read_fields(data, "opset"):
         if number == 1:
             domain = _text(value, "opset")
         elif number == 2:
@@ -128,7 +126,7 @@ def _graph(data: memoryview, depth: int) -> Graph:
     inputs: list[ValueInfo] = []
     outputs: list[ValueInfo] = []
     tensors: dict[str, Tensor] = {}
-    for number, value in _fields(data, "graph"):
+    for number, value, _ in read_fields(data, "graph"):
         if number == 1:
             nodes.append(_node(_bytes(value, "node"), depth))
         elif number == 2:
@@ -148,10 +146,8 @@ def _node(data: memoryview, depth: int) -> Node:
     inputs: list[str] = []
     outputs: list[str] = []
     words = {3: "", 4: "", 7: ""}
-    node = Node("", "", "", (), (), {}, {}, {}, {})
-    floats: dict[str, tuple[float, ...]] = {}
-    lists: dict[str, tuple[str, ...]] = {}
-    for number, value in _fields(data, "node"):
+    node = Node("", "", "", (), (), {}, {}, {}, {}, {}, {})
+    for number, value, _ in read_fields(data, "node"):
         if number == 1:
             inputs.append(_text(value, "node"))
         elif number == 2:
@@ -160,26 +156,7 @@ def _node(data: memoryview, depth: int) -> Node:
             words[number] = _text(value, "node")
         elif number == 5:
             _add_attribute(node, _bytes(value, "attribute"), depth)
-            _add_list(floats, lists, _bytes(value, "attribute"))
-    named = node._replace(op=words[4], domain=words[7], name=words[3], inputs=tuple(inputs), outputs=tuple(outputs))
-    return named._replace(floats=floats, lists=lists)
-
-
-def _add_list(floats: dict[str, tuple[float, ...]], lists: dict[str, tuple[str, ...]], data: memoryview) -> None:
-    name = ""
-    numbers: list[float] = []
-    texts: list[str] = []
-    for number, value in _fields(data, "attribute"):
-        if number == 1:
-            name = _text(value, "attribute")
-        elif number in (2, 7):
-            numbers += _unpacked("f", _bytes(value, "attribute"), "attribute")
-        elif number == 9:
-            texts.append(_text(value, "attribute"))
-    if numbers:
-        floats[name] = tuple(numbers)
-    if texts:
-        lists[name] = tuple(texts)
+    return node._replace(op=words[4], domain=words[7], name=words[3], inputs=tuple(inputs), outputs=tuple(outputs))
 
 
 def _add_attribute(node: Node, data: memoryview, depth: int) -> None:
@@ -189,9 +166,13 @@ def _add_attribute(node: Node, data: memoryview, depth: int) -> None:
     text: str | None = None
     graphs: list[Graph] = []
     tensor: Tensor | None = None
-    for number, value in _fields(data, "attribute"):
+    floats: list[float] = []
+    texts: list[str] = []
+    for number, value, _ in read_fields(data, "attribute"):
         if number == 1:
             name = _text(value, "attribute")
+        elif number in (2, 7):
+            floats += _unpacked("f", _bytes(value, "attribute"), "attribute")
         elif number == 3:
             integers, found = [_integer(value, "attribute")], True
         elif number == 4:
@@ -201,14 +182,20 @@ def _add_attribute(node: Node, data: memoryview, depth: int) -> None:
         elif number in (6, 11):
             graphs.append(_graph(_bytes(value, "attribute"), depth + 1))
         elif number == 8:
-            integers += _integers(value, "attribute")
+            integers += integers_in(value, "attribute")
             found = True
+        elif number == 9:
+            texts.append(_text(value, "attribute"))
     if found:
         node.integers[name] = tuple(integers)
     if text is not None:
         node.texts[name] = text
     if tensor is not None:
         node.tensors[name] = tensor
+    if floats:
+        node.floats[name] = tuple(floats)
+    if texts:
+        node.lists[name] = tuple(texts)
     for index, graph in enumerate(graphs):
         node.graphs[name if len(graphs) == 1 else f"{name} {index}"] = graph
 
@@ -217,9 +204,9 @@ def _tensor(data: memoryview) -> Tensor:
     dims: list[int] = []
     held: list[tuple[int, Value]] = []
     kind, name = 0, ""
-    for number, value in _fields(data, "tensor"):
+    for number, value, _ in read_fields(data, "tensor"):
         if number == 1:
-            dims += _integers(value, "tensor")
+            dims += integers_in(value, "tensor")
         elif number == 2:
             kind = _integer(value, "tensor")
         elif number == 8:
@@ -234,7 +221,7 @@ def _tensor(data: memoryview) -> Tensor:
     found: list[int] = []
     for number, value in held:
         found += (
-            _integers(value, "tensor") if number != 9 else _unpacked(_INTEGERS[tensor.dtype], _bytes(value, "tensor"), "tensor")
+            integers_in(value, "tensor") if number != 9 else _unpacked(_INTEGERS[tensor.dtype], _bytes(value, "tensor"), "tensor")
         )
     return tensor._replace(integers=tuple(found)) if len(found) == tensor.size else tensor
 
@@ -242,11 +229,11 @@ def _tensor(data: memoryview) -> Tensor:
 def _value_info(data: memoryview) -> ValueInfo:
     name, dtype = "", ""
     shape: tuple[int | str, ...] | None = None
-    for number, value in _fields(data, "value"):
+    for number, value, _ in read_fields(data, "value"):
         if number == 1:
             name = _text(value, "value")
         elif number == 2:
-            for kind, inner in _fields(_bytes(value, "type"), "type"):
+            for kind, inner, _ in read_fields(_bytes(value, "type"), "type"):
                 if kind == 1:
                     dtype, shape = _tensor_type(_bytes(inner, "type"))
     return ValueInfo(name, dtype, shape)
@@ -255,17 +242,17 @@ def _value_info(data: memoryview) -> ValueInfo:
 def _tensor_type(data: memoryview) -> tuple[str, tuple[int | str, ...] | None]:
     dtype = ""
     shape: tuple[int | str, ...] | None = None
-    for number, value in _fields(data, "type"):
+    for number, value, _ in read_fields(data, "type"):
         if number == 1:
             dtype = _element_type(_integer(value, "type"))
         elif number == 2:
-            shape = tuple(_dim(_bytes(dim, "shape")) for one, dim in _fields(_bytes(value, "shape"), "shape") if one == 1)
+            shape = tuple(_dim(_bytes(dim, "shape")) for one, dim, _ in read_fields(_bytes(value, "shape"), "shape") if one == 1)
     return dtype, shape
 
 
 def _dim(data: memoryview) -> int | str:
     size: int | str = "?"
-    for number, value in _fields(data, "dimension"):
+    for number, value, _ in read_fields(data, "dimension"):
         if number == 1:
             size = _integer(value, "dimension")
         elif number == 2:
@@ -277,57 +264,11 @@ def _element_type(kind: int) -> str:
     return ELEMENT_TYPES[kind] if 0 <= kind < len(ELEMENT_TYPES) else f"type {kind}"
 
 
-def _fields(data: memoryview, where: str) -> Iterator[tuple[int, Value]]:
-    """Number and value of each field: an integer, or the bytes of anything else."""
-    at, end = 0, len(data)
-    while at < end:
-        key, at = _varint(data, at, where)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at, where)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            size, at = _varint(data, at, where)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise BadModel(f"the ONNX model is damaged: a field of unknown wire type {kind} in a {where}; export the model again")
-        if size > end - at:
-            raise BadModel(f"the ONNX model is cut short: a {where} claims {size} bytes and {end - at} are left; copy it again")
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def _varint(data: memoryview, at: int, where: str) -> tuple[int, int]:
-    value = 0
-    for index, byte in enumerate(data[at : at + MAX_VARINT]):
-        value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, at + index + 1
-    raise BadModel(f"the ONNX model is cut short or damaged: a number in a {where} has no end; copy or export it again")
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
 def _integer(value: Value, where: str) -> int:
     if not isinstance(value, int):
         raise BadModel(f"the ONNX model is damaged: a {where} holds bytes where a number belongs; export the model again")
-    return _signed(value)
-
-
-def _integers(value: Value, where: str) -> list[int]:
-    """A repeated number: one of them, or all of them packed."""
-    if isinstance(value, int):
-        return [_signed(value)]
-    found: list[int] = []
-    at = 0
-    while at < len(value):
-        one, at = _varint(value, at, where)
-        found.append(_signed(one))
-    return found
+    (signed,) = integers_in(value)
+    return signed
 
 
 def _bytes(value: Value, where: str) -> memoryview:

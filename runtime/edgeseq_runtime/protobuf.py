@@ -30,26 +30,36 @@ def parse(data: bytes | memoryview) -> list[Field]:
     Raises:
         BadModel: the bytes are no message, or are cut short.
     """
-    return list(_fields(memoryview(data)))
+    return list(read_fields(memoryview(data)))
 
 
-def _fields(data: memoryview) -> Iterator[Field]:
+def read_fields(data: memoryview, where: str = "message") -> Iterator[Field]:
+    """The fields of a message, one by one.
+
+    Args:
+        data: the message.
+        where: what it is, for errors.
+
+    Raises:
+        BadModel: the bytes are no message, or are cut short.
+    """
     start, end = 0, len(data)
     while start < end:
-        key, at = _varint(data, start)
+        key, at = _varint(data, start, where)
         kind = key & 7
         if kind == _VARINT:
-            value, at = _varint(data, at)
+            value, at = _varint(data, at, where)
             yield Field(key >> 3, value, data[start:at])
         else:
             if kind == _BYTES:
-                size, at = _varint(data, at)
+                size, at = _varint(data, at, where)
             elif kind in (_FIXED64, _FIXED32):
                 size = 8 if kind == _FIXED64 else 4
             else:
-                raise BadModel(f"the ONNX model is damaged: a field of unknown wire type {kind}; export the model again")
+                text = f"a field of unknown wire type {kind} in a {where}"
+                raise BadModel(f"the ONNX model is damaged: {text}; export the model again")
             if size > end - at:
-                raise BadModel(f"the ONNX model is cut short: a field claims {size} bytes and {end - at} are left; copy it again")
+                raise BadModel(f"the ONNX model is cut short: a {where} claims {size} bytes and {end - at} are left; copy it again")
             yield Field(key >> 3, data[at : at + size], data[start : at + size])
             at += size
         start = at
@@ -87,8 +97,19 @@ def integers_of(fields: Iterable[Field], number: int) -> tuple[int, ...]:
     found: list[int] = []
     for field in fields:
         if field.number == number:
-            found += [field.value] if isinstance(field.value, int) else _packed(field.value)
-    return tuple(value - (1 << 64) if value >> 63 else value for value in found)
+            found += integers_in(field.value)
+    return tuple(found)
+
+
+def integers_in(value: int | memoryview, where: str = "message") -> list[int]:
+    """The signed integers of one field: the number that it is, or those packed in it."""
+    if isinstance(value, int):
+        return [_signed(value)]
+    found, at = [], 0
+    while at < len(value):
+        one, at = _varint(value, at, where)
+        found.append(_signed(one))
+    return found
 
 
 def floats_of(fields: Iterable[Field], number: int) -> tuple[float, ...]:
@@ -118,21 +139,17 @@ def _text(field: Field) -> str:
     return bytes(bytes_of(field)).decode("utf-8", "replace")
 
 
-def _packed(data: memoryview) -> list[int]:
-    found, at = [], 0
-    while at < len(data):
-        value, at = _varint(data, at)
-        found.append(value)
-    return found
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def _varint(data: memoryview, at: int, where: str) -> tuple[int, int]:
     value = 0
     for index, byte in enumerate(data[at : at + MAX_VARINT]):
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
             return value & 0xFFFF_FFFF_FFFF_FFFF, at + index + 1
-    raise BadModel("the ONNX model is cut short or damaged: a number has no end; copy or export it again")
+    raise BadModel(f"the ONNX model is cut short or damaged: a number in a {where} has no end; copy or export it again")
 
 
 def _encoded(value: int) -> bytes:
