@@ -11,8 +11,9 @@ from edgeseq_runtime.bisect.cut import Spotted
 from edgeseq_runtime.bisect.differences import node_differences
 from edgeseq_runtime.bisect.divergence import Divergence
 from edgeseq_runtime.bisect.graphs import first_nodes
-from edgeseq_runtime.bisect.locate import Located, locate, node_text
+from edgeseq_runtime.bisect.locate import Located, locate
 from edgeseq_runtime.bisect.place import Sizes
+from edgeseq_runtime.bisect.words import node_text
 from edgeseq_runtime.errors import EdgeseqError, InputError, UsageError
 from edgeseq_runtime.tensors.spec import Array
 

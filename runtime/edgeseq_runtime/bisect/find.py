@@ -13,11 +13,12 @@ import numpy as np
 from edgeseq_runtime.bisect.computation import Computation, same_way
 from edgeseq_runtime.bisect.divergence import Divergence
 from edgeseq_runtime.bisect.failing import failure, locate_failing
-from edgeseq_runtime.bisect.locate import Located, locate, relative_scale
+from edgeseq_runtime.bisect.locate import Located, locate
 from edgeseq_runtime.bisect.optimised import locate_optimised
 from edgeseq_runtime.bisect.place import Sizes, batch_axis, first_place, growth, time_axis
 from edgeseq_runtime.bisect.reproduction import write_reproduction
 from edgeseq_runtime.bisect.rule import Difference, eps_of, relative
+from edgeseq_runtime.bisect.words import relative_scale
 from edgeseq_runtime.bundle import Bundle, CaseArrays, open_bundle
 from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import UsageError

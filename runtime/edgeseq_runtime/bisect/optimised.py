@@ -17,9 +17,10 @@ from edgeseq_runtime.bisect.computation import Computation, Seen
 from edgeseq_runtime.bisect.cut import Spotted
 from edgeseq_runtime.bisect.divergence import Divergence
 from edgeseq_runtime.bisect.expose import Value, nudge, nudged
-from edgeseq_runtime.bisect.locate import Located, found_text, node_text, relative_scale
+from edgeseq_runtime.bisect.locate import Located
 from edgeseq_runtime.bisect.place import Sizes, spot_in_graph
 from edgeseq_runtime.bisect.rule import NUDGES, Difference, relative
+from edgeseq_runtime.bisect.words import found_text, node_text, relative_scale
 from edgeseq_runtime.tensors.spec import Array
 
 

@@ -65,8 +65,8 @@ def _given(inputs: Inputs, position: int) -> bool:
 
 
 def integer_of(node: Node, name: str, default: int) -> int:
-    return node.integers.get(name, (default,))[0]
     """An attribute that is one integer."""
+    return node.integers.get(name, (default,))[0]
 
 
 def _listed(node: Node, inputs: Inputs, name: str, position: int) -> tuple[int, ...] | None:
