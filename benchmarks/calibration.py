@@ -9,12 +9,14 @@ JSON a module goes to `benchmarks/results/calibration.jsonl`; modules already th
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,10 @@ import torch
 from parity_rules import EXACT, US, judge_by_every_rule
 from random_modules import random_module
 from rich.progress import track
+from torch import nn
 
 from edgeseq_export import export_request
-from edgeseq_export.cases import DRAWS, Oracle, _case, _nudged
+from edgeseq_export.cases import DRAWS, Oracle, case_at, nudged_inputs
 from edgeseq_export.reference import single_threaded
 from edgeseq_export.subject import examine
 from edgeseq_runtime.bundle import CaseArrays, open_bundle, pack_reference, write_bundle
@@ -53,9 +56,8 @@ def measure(seed: int, folder: Path) -> dict[str, Any]:
     with single_threaded():
         subject = examine(drawn.request)
         oracle = Oracle(subject)
-        path = _with_long_case(path, _case(subject, oracle, LONG, drawn.sizes, drawn.longest, DRAWS))
-        _nudge_weights(oracle)
-        sizes = _Sizes(subject.output_names, oracle)
+        path = _with_long_case(path, case_at(subject, oracle, LONG, drawn.sizes, drawn.longest, DRAWS))
+        sizes = _Sizes(subject.output_names, Oracle(replace(subject, model=_with_nudged_weights(subject.model))))
         judged = judge_by_every_rule(path, observe=sizes)
     rows = [{**_row(row), **sizes.of(row)} for row in (judged.report.rows if judged.report else ())]
     exact = [_row(row) for row in judged.exact]
@@ -99,7 +101,7 @@ class _Sizes:
         if key not in self._moved:
             random = np.random.default_rng(0)
             drawn = [{n: torch.from_numpy(a) for n, a in case.draw_inputs(draw).items()} for draw in range(case.case.draws)]
-            self._moved[key] = [self._oracle.float64(_nudged(inputs, random)) for inputs in drawn]
+            self._moved[key] = [self._oracle.float64(nudged_inputs(inputs, random)) for inputs in drawn]
         return self._moved[key]
 
 
@@ -120,13 +122,15 @@ def _rms(values: Array) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def _nudge_weights(oracle: Oracle) -> None:
-    """Move every weight of the float64 module to one of the two float32 values beside it."""
+def _with_nudged_weights(model: nn.Module) -> nn.Module:
+    """The module with every weight moved to one of the two float32 values beside it."""
+    moved = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in oracle._model64.parameters():
+        for parameter in moved.parameters():
             towards = torch.where(torch.rand(parameter.shape, generator=generator) < 0.5, -torch.inf, torch.inf)
-            parameter.copy_(torch.nextafter(parameter.float(), towards))
+            parameter.copy_(torch.nextafter(parameter, towards))
+    return moved
 
 
 def _with_long_case(path: Path, case: CaseArrays) -> Path:

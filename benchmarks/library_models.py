@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import warnings
 from pathlib import Path
 
-import torch
 from causal_models import CAUSAL, causal_model
 from mutated_models import MODELS as MUTATED
-from mutated_models import Make, cache
+from mutated_models import Make, cache, exported
 
 from edgeseq.generation import BeamSearch, Greedy, Sampling
-from edgeseq_export import ExportNotice, ExportRequest, export_request
+from edgeseq_export import ExportRequest
 from edgeseq_export.generation import generation_request
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
@@ -40,12 +38,4 @@ MODELS: dict[str, Make] = {
 def bundle_of(name: str) -> Path:
     """The model's bundle, exported if there is none yet of this code; its weights and example are drawn alike each time."""
     own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:6]
-    path = cache() / own / f"{''.join(c if c.isalnum() else '_' for c in name)}.edgeseq"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(0)
-        request = MODELS[name]()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExportNotice)
-            export_request(request, path)
-    return path
+    return exported(name, MODELS[name], cache() / own)

@@ -160,11 +160,16 @@ def bundle_of(name: str, folder: Path | None = None) -> Path:
         name: one of `MODELS`.
         folder: under build/, and named by the code, unless said.
     """
-    path = (folder or cache()) / f"{''.join(c if c.isalnum() else '_' for c in name)}.edgeseq"
+    return exported(name, MODELS[name], folder or cache())
+
+
+def exported(name: str, make: Make, folder: Path) -> Path:
+    """The bundle of that name in the folder, made if there is none."""
+    path = folder / f"{''.join(c if c.isalnum() else '_' for c in name)}.edgeseq"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
-        request = MODELS[name]()
+        request = make()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExportNotice)
             export_request(request, path)

@@ -92,7 +92,7 @@ def _runnable_case(
         shorter = {axis: max(1, size - 1 - size // 8) for axis, size in sizes.items()} if index % 2 and subject.lengths else {}
         for longest in [shorter, {}] if shorter else [{}]:
             try:
-                return _case(subject, oracle, index, sizes, longest, draws)
+                return case_at(subject, oracle, index, sizes, longest, draws)
             except UnsupportedModule:
                 raise
             # The user's forward can raise anything at a size, or at max(lengths) < T, that it was not written for.
@@ -101,9 +101,10 @@ def _runnable_case(
     return None
 
 
-def _case(
+def case_at(
     subject: Subject, oracle: Oracle, index: int, sizes: Mapping[str, int], longest: Mapping[str, int], draws: int
 ) -> CaseArrays:
+    """The case of these sizes; `longest` gives the longest sequence by time axis, `index` the seed."""
     draw = subject.draws(seed=1000 + index)
     candidates = [draw(sizes, longest) for _ in range(draws + draws // SPARE)]
     own = [oracle.float32(x) for x in candidates]  # raises where the module does not run at these sizes
@@ -111,7 +112,7 @@ def _case(
     exact = [oracle.float64(x) for x in candidates]
     random = np.random.default_rng(index)
     continuous = any(t.is_floating_point() for t in candidates[0].values())
-    nudged = [oracle.float64(_nudged(x, random)) for x in candidates] if continuous else exact
+    nudged = [oracle.float64(nudged_inputs(x, random)) for x in candidates] if continuous else exact
     kept = _steadiest(exact, nudged, draws)
     inputs = [candidates[k] for k in kept]
     names = subject.output_names
@@ -182,7 +183,7 @@ def time_axis(shape: Sequence[int], sizes: Mapping[str, int]) -> int | None:
     return next((position for position, size in enumerate(shape) if times and size == times[0] and size > 1), None)
 
 
-def _nudged(inputs: Mapping[str, Tensor], random: np.random.Generator) -> dict[str, Tensor]:
+def nudged_inputs(inputs: Mapping[str, Tensor], random: np.random.Generator) -> dict[str, Tensor]:
     """Every float moved to one of its two neighbours."""
 
     def neighbour(t: Tensor) -> Tensor:
