@@ -15,6 +15,7 @@ import edgeseq_runtime
 from edgeseq_runtime import TensorSpec
 from edgeseq_runtime.bundle import Gate
 from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.stream import Stream
 
 MODELS = [
     runtime_models.lstm(),
@@ -295,3 +296,18 @@ def test_what_holds_no_reference_proves_nothing(tmp_path):
         edgeseq_runtime.measure_parity(tmp_path / "m.onnx")
     with pytest.raises(UsageError, match="holds no reference values"):
         measured(runtime_models.gru(), tmp_path, sizes=())
+
+
+def test_a_stream_that_forgets_its_state_fails_where_the_model_keeps_to_its_lengths(monkeypatch, tmp_path):
+    """Its state is at the length, so a stream of the sequence alone must have it, and there is nothing to skip."""
+    step = Stream.step
+
+    def forgetful(self, inputs):
+        outputs = step(self, inputs)
+        self.reset()
+        return outputs
+
+    monkeypatch.setattr(Stream, "step", forgetful)
+    path = runtime_models.lstm(lengths=True).write(tmp_path / "m.edgeseq", [{"T": 20, "B": 2}])
+    states = [row for row in edgeseq_runtime.measure_parity(path).rows if row.mode == "stream" and row.output == "h_out"]
+    assert [row.verdict for row in states] == ["fail"]
