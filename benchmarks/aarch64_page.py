@@ -52,7 +52,8 @@ both have half-precision arithmetic and dot products, and neither has 8-bit matr
 
 It says nothing of speed (an emulated model takes tens to hundreds of times as long), of memory, of a GPU, or of NVIDIA's own
 builds of ONNX Runtime. Python is 3.11 on this board and 3.10 on JetPack 6, for which the newest aarch64 wheel of ONNX Runtime is
-1.23.2 (resolved by pip, not run on the board).
+1.23.2. Of the two, each is tested apart: five models of the library with that release on this board (`tests/test_emulated_board.py`,
+emulated), and the installed package on Python 3.10, which takes that release, on x86-64 (`tests/test_board_install.py`, run).
 
 ## A board of one's own
 
@@ -60,6 +61,7 @@ builds of ONNX Runtime. Python is 3.11 on this board and 3.10 on JetPack 6, for 
 sudo apt-get install qemu-user
 python tests/emulated_board.py edgeseq devices --detect
 python tests/emulated_board.py edgeseq parity build/vad.edgeseq
+python tests/emulated_board.py --onnxruntime 1.23.2 edgeseq parity build/vad.edgeseq
 ```
 
 The first of these makes the board under `build/emulated-board`, in less than a minute and without root: Debian's arm64 Python

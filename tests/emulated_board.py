@@ -3,6 +3,7 @@
     python tests/emulated_board.py                                      # makes it, once
     python tests/emulated_board.py edgeseq devices --detect             # runs a command on it
     python tests/emulated_board.py edgeseq parity build/vad.edgeseq
+    python tests/emulated_board.py --onnxruntime 1.23.2 edgeseq selftest    # with another release of ONNX Runtime
 
 Its folder holds Debian's arm64 Python, the aarch64 wheels of what `edgeseq[ort]` needs (no PyTorch, no onnx), this checkout's
 package as pip installs it from a wheel, and an Orin's files (`orin_nano_files`). QEMU runs its programs one by one, as any user: no
@@ -99,12 +100,13 @@ def missing() -> str:
     return debian_root.missing()
 
 
-def make_board(folder: Path = FOLDER, say: Callable[[str], None] = lambda text: None) -> Board:
+def make_board(folder: Path = FOLDER, say: Callable[[str], None] = lambda text: None, onnxruntime: str = "") -> Board:
     """The board of this checkout, made where it is not there yet.
 
     Args:
         folder: where its parts are kept.
         say: told what is being made.
+        onnxruntime: its release; the one that the tests run with here unless said.
 
     Raises:
         UnreachableError: a tool or the network is not there.
@@ -113,9 +115,9 @@ def make_board(folder: Path = FOLDER, say: Callable[[str], None] = lambda text: 
     if reason := missing():
         raise UnreachableError(reason)
     cpu = choose_cpu(subprocess.run([QEMU, "-cpu", "help"], capture_output=True, text=True, check=False).stdout)
-    constraints = ROOT / "constraints.txt"
+    constraints = with_release((ROOT / "constraints.txt").read_text("utf-8"), onnxruntime)
     needed = requirements((ROOT / "pyproject.toml").read_text("utf-8"))
-    system_key = key_of([SUITE, *PACKAGES, *PLATFORMS, *needed, constraints.read_text("utf-8"), *map(str, FILES.items())])
+    system_key = key_of([SUITE, *PACKAGES, *PLATFORMS, *needed, constraints, *map(str, FILES.items())])
     system = made_once(folder / f"system-{system_key}", lambda new: _make_system(new, needed, constraints), say)
     with tempfile.TemporaryDirectory(prefix="edgeseq-source-") as made:
         source = copy_sources(ROOT, Path(made) / "source")  # hashed and built from, whatever is edited meanwhile
@@ -137,6 +139,12 @@ def requirements(pyproject: str) -> list[str]:
     """What a board installs besides the package: its dependencies, and those of `[ort]`."""
     project = tomllib.loads(pyproject)["project"]
     return [*project["dependencies"], *project["optional-dependencies"]["ort"]]
+
+
+def with_release(constraints: str, onnxruntime: str) -> str:
+    """Constraints that hold ONNX Runtime to another release, where one is named."""
+    lines = [line for line in constraints.splitlines() if not (onnxruntime and line.startswith("onnxruntime=="))]
+    return "\n".join([*lines, *([f"onnxruntime=={onnxruntime}"] if onnxruntime else []), ""])
 
 
 def key_of(parts: Iterable[str]) -> str:
@@ -165,12 +173,15 @@ def made_once(path: Path, make: Callable[[Path], None], say: Callable[[str], Non
     return path
 
 
-def _make_system(new: Path, needed: Sequence[str], constraints: Path) -> None:
+def _make_system(new: Path, needed: Sequence[str], constraints: str) -> None:
     try:
         debian_root.unpack(PACKAGES, new, suite=SUITE, architecture="arm64")
     except debian_root.DebianError as error:
         raise UnreachableError(str(error)) from error
-    _pip_install(new / SITE, ["-c", str(constraints), *needed])
+    with tempfile.NamedTemporaryFile("w", prefix="constraints-", suffix=".txt") as file:
+        file.write(constraints)
+        file.flush()
+        _pip_install(new / SITE, ["-c", file.name, *needed])
     if sys.version_info[:2] == tuple(map(int, PYTHON.split("."))):  # its bytecode is the board's; other Pythons' is not
         subprocess.run([sys.executable, "-m", "compileall", "-q", new / "usr/lib" / f"python{PYTHON}"], check=False)
     plant(new)
@@ -223,10 +234,11 @@ def main() -> int:
     """Make the board; run a command on it if one is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where it is kept (%(default)s)")
+    parser.add_argument("--onnxruntime", default="", help="its release of ONNX Runtime; the one in constraints.txt unless said")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="edgeseq or python3, with arguments")
     arguments = parser.parse_args()
     try:
-        board = make_board(arguments.folder, lambda text: print(text, file=sys.stderr))
+        board = make_board(arguments.folder, lambda text: print(text, file=sys.stderr), arguments.onnxruntime)
     except BoardError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,11 @@
-"""What a board gets: the wheel with `[ort]` in an environment of its own, without PyTorch, proving a bundle."""
+"""What a board gets: the wheel with `[ort]` in an environment of its own, without PyTorch, proving a bundle.
+
+On this Python and, where they are here, on those that JetPacks bring: 3.10 (JetPack 6) and 3.12 (JetPack 7).
+"""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +18,8 @@ from edgeseq_export import export
 
 ROOT = Path(__file__).parent.parent
 ABSENT = ("torch", "onnx", "onnxscript", "edgeseq_unknown")
+HERE = "{}.{}".format(*sys.version_info)
+PYTHONS = sorted({"3.10", "3.12", HERE}, key=lambda release: int(release[2:]))
 
 pytestmark = pytest.mark.slow
 
@@ -33,13 +39,28 @@ def run(*command, cwd):
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def board(tmp_path_factory):
+def interpreter(release):
+    """A Python of this release: the one that runs the tests, one on the path, or one of pyenv's; None where there is none."""
+    if release == HERE:
+        return sys.executable
+    others = sorted(Path.home().glob(f".pyenv/versions/{release}.*/bin/python"))
+    for found in (shutil.which(f"python{release}"), *others):
+        # pyenv's own `python3.10` is there whether or not it is set to run one.
+        if found and subprocess.run([found, "-c", "import venv"], capture_output=True).returncode == 0:
+            return found
+    return None
+
+
+@pytest.fixture(scope="module", params=PYTHONS)
+def board(request, tmp_path_factory):
     """A folder with `venv/`, where nothing but the wheel and its `[ort]` extra is installed, and a bundle."""
+    python = interpreter(request.param)
+    if python is None:
+        pytest.skip(f"there is no Python {request.param} here")
     folder = tmp_path_factory.mktemp("board")
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, ROOT, cwd=folder)
     (wheel,) = folder.glob("edgeseq-*.whl")
-    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    run(python, "-m", "venv", folder / "venv", cwd=folder)
     run("venv/bin/python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", f"{wheel}[ort]", cwd=folder)
     export(
         Carrying(),
@@ -50,6 +71,13 @@ def board(tmp_path_factory):
         outputs=("y", "h_out"),
     )
     return folder
+
+
+def test_its_python_is_the_one_asked_for(board, request):
+    found = run("venv/bin/python", "-c", "import sys, onnxruntime as o; print(*sys.version_info[:2], o.__version__)", cwd=board)
+    major, minor, release = found.split()
+    assert f"{major}.{minor}" == request.node.callspec.params["board"]
+    print(f"Python {major}.{minor}: onnxruntime {release}")
 
 
 def test_it_holds_no_pytorch_and_no_onnx(board):

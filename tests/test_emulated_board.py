@@ -27,6 +27,7 @@ from emulated_board import (
     make_board,
     missing,
     requirements,
+    with_release,
 )
 
 import edgeseq_runtime
@@ -38,6 +39,7 @@ import aarch64_page
 from aarch64 import Difference, Row, compare, difference
 
 ROOT = Path(__file__).parent.parent
+PYTHON_310 = "1.23.2"  # ONNX Runtime's newest release for Python 3.10 on 64-bit ARM, which JetPack 6 has
 
 
 def files_below(folder):
@@ -127,6 +129,12 @@ def test_what_is_installed_is_what_the_installed_package_asks_for():
     # The order of bounds is the installer's.
     assert {frozenset(re.split(r"[,\s]+", line)) for line in found} == {frozenset(re.split(r"[,\s]+", line)) for line in wanted}
     assert not [line for line in found if line.startswith(("torch", "onnx="))]
+
+
+def test_another_release_of_onnx_runtime_takes_the_place_of_the_one_of_the_constraints():
+    constraints = 'numpy==2.0\nonnxruntime==1.32.0; python_version >= "3.11"\n'
+    assert with_release(constraints, "") == constraints
+    assert with_release(constraints, "1.23.2") == "numpy==2.0\nonnxruntime==1.23.2\n"
 
 
 def test_sources_are_copied_without_what_builds_left(tmp_path):
@@ -374,3 +382,17 @@ def test_models_of_the_library_are_at_parity_there_and_differ_from_here_in_round
         assert row.difference.relative < 1e-5
     assert [row.chunks is None for row in rows] == [False, False, True]
     assert all(row.chunks.relative < 1e-5 for row in rows[:2])
+
+
+@pytest.mark.slow
+def test_models_of_the_library_are_at_parity_there_on_the_release_that_jetpack_6_can_have():
+    from mutated_models import bundle_of
+
+    try:
+        board = make_board(onnxruntime=PYTHON_310)
+    except UnreachableError as error:
+        pytest.skip(str(error))
+    for name in ("nn.LSTM", "nn.GRU", "LayerNormLSTMCell", "TreeClassifier(TreeLSTMCell)", "packed BiLSTM tagger"):
+        report = json.loads(on(board, "edgeseq", "parity", bundle_of(name), "--json"))
+        assert report["versions"]["onnxruntime"] == PYTHON_310
+        assert report["passed"], name
