@@ -52,8 +52,9 @@ both have half-precision arithmetic and dot products, and neither has 8-bit matr
 
 It says nothing of speed (an emulated model takes tens to hundreds of times as long), of memory, of a GPU, or of NVIDIA's own
 builds of ONNX Runtime. Python is 3.11 on this board and 3.10 on JetPack 6, for which the newest aarch64 wheel of ONNX Runtime is
-1.23.2. Of the two, each is tested apart: five models of the library with that release on this board (`tests/test_emulated_board.py`,
-emulated), and the installed package on Python 3.10, which takes that release, on x86-64 (`tests/test_board_install.py`, run).
+1.23.2. Of the two, each is tested apart: five models of the library with that release on this board
+(`tests/test_emulated_board.py`, emulated), and the installed package on Python 3.10, which takes that release, on x86-64
+(`tests/test_board_install.py`, run).
 
 ## A board of one's own
 
