@@ -5,20 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from edgeseq_runtime.bundle import Bundle, open_bundle
 from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import BadManifest, InputError, ProviderError, UsageError
-from edgeseq_runtime.interface import Interface, interface_of, zeros_at
+from edgeseq_runtime.interface import Interface, interface_of, shape_at
 from edgeseq_runtime.plan import Plan, make_plan, plan_for_device
 from edgeseq_runtime.pool import PoolSizes, StreamPool, default_workers
 from edgeseq_runtime.stream import Stream
-from edgeseq_runtime.tensors import TensorSpec, check_inputs
+from edgeseq_runtime.tensors import KnownInputs, TensorSpec, check_inputs
 from edgeseq_runtime.tensors.spec import Array
 
 if TYPE_CHECKING:
     from edgeseq_runtime.backends.model import Model
+
+KEPT_SIZES = 4  # of the inputs that were seen last: the next are mostly of one of these
+
+
+class Seen(NamedTuple):
+    """Inputs that have passed the full check, and what a call adds to them."""
+
+    known: KnownInputs
+    lengths: tuple[tuple[str, str], ...]  # input that holds lengths, and the dtype that the model takes
+    state: tuple[tuple[str, tuple[int, ...], str], ...]  # name, shape and dtype of what was left out and is zeros
+
+    def completed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Everything that the model takes, as it takes it."""
+        lengths = {name: inputs[name].astype(dtype) for name, dtype in self.lengths}
+        zeros = {name: np.zeros(shape, dtype) for name, shape, dtype in self.state}
+        return {**inputs, **lengths, **zeros}
 
 
 class Session:
@@ -31,6 +49,7 @@ class Session:
         self._model = model
         self.interface = interface
         self.plan = plan
+        self._seen: tuple[Seen, ...] = ()
         self.identity = identity  # of the model: its bundle's sha256 and its precision; snapshots are bound to it
 
     @property
@@ -70,8 +89,11 @@ class Session:
         Raises:
             InputError: a name, dtype, rank or size does not fit; an axis is empty; a length is outside 1..T.
         """
-        checked, _ = check_inputs(self.inputs, self._with_state(inputs), self.interface.lengths)
-        return self._model.run(checked)
+        for seen in self._seen:
+            if seen.known.fits(inputs):
+                return self._model.run(seen.completed(inputs))
+        checked, seen = self._checked(inputs)
+        return self._model.run(seen.completed(checked))
 
     def stream(self, batch: int = 1) -> Stream:
         """A stream that keeps the state of `batch` sequences between steps, starting from zeros.
@@ -100,16 +122,27 @@ class Session:
         sizes = PoolSizes(capacity, max_batch, queue, per_stream, default_workers() if workers is None else workers)
         return StreamPool(self._model, self.interface, self.identity, sizes)
 
-    def _with_state(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    def _checked(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Seen]:
+        """The inputs once everything about them has been checked; others like them need only be recognised."""
         interface = self.interface
-        if not interface.state or not isinstance(inputs, Mapping) or any(name in inputs for name in interface.state):
-            return inputs
-        data, sizes = check_inputs(interface.data_inputs, inputs, interface.lengths)
-        zeros = {spec.name: zeros_at(spec, sizes) for spec in interface.state_inputs}
-        for name, state in zeros.items():
-            if state is None:
-                raise InputError(f"state '{name}' was left out, and its size does not follow from the other inputs; give it")
-        return {**data, **{name: state for name, state in zeros.items() if state is not None}}
+        left_out = bool(interface.state) and isinstance(inputs, Mapping) and not any(name in inputs for name in interface.state)
+        specs = interface.data_inputs if left_out else interface.inputs
+        checked, sizes = check_inputs(specs, inputs, interface.lengths)
+        seen = Seen(
+            KnownInputs(specs, checked, sizes, interface.lengths),
+            tuple((spec.name, spec.dtype) for spec in specs if spec.name in interface.lengths),
+            tuple(self._zeros(spec, sizes) for spec in interface.state_inputs) if left_out else (),
+        )
+        # One assignment: calls from other threads find the old or the new.
+        self._seen = (seen, *self._seen[: KEPT_SIZES - 1])
+        return checked, seen
+
+    @staticmethod
+    def _zeros(spec: TensorSpec, sizes: dict[str, int]) -> tuple[str, tuple[int, ...], str]:
+        shape = shape_at(spec, sizes)
+        if shape is None:
+            raise InputError(f"state '{spec.name}' was left out, and its size does not follow from the other inputs; give it")
+        return spec.name, shape, spec.dtype
 
     def __repr__(self) -> str:
         return f"Session(inputs=[{', '.join(map(str, self.inputs))}], device={self.plan.device!r})"

@@ -8,9 +8,9 @@ own, made when a chunk of some length is seen first.
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from edgeseq_runtime.errors import InputError, StreamError
 from edgeseq_runtime.interface import BATCH, Interface, named_axes, shape_at, zeros_at
 from edgeseq_runtime.pieces import check_piece
 from edgeseq_runtime.snapshot import pack_snapshot, unpack_snapshot
-from edgeseq_runtime.tensors import TensorSpec, check_inputs
+from edgeseq_runtime.tensors import KnownInputs, TensorSpec, check_inputs
 from edgeseq_runtime.tensors.spec import Array
 from edgeseq_runtime.timing import StepClock, StepTimes
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 MAX_CHUNK_SIZES = 16  # sets of buffers kept; the one unused longest makes room for a new one
 
-Key = tuple[object, ...]
+Shapes = tuple[tuple[int, ...], ...]
 
 
 class Chunk(NamedTuple):
     """What a step on inputs of certain shapes needs: buffers, and the two calls bound to them and to the state."""
 
+    known: KnownInputs
     inputs: tuple[tuple[str, Array], ...]
-    lengths: tuple[tuple[str, int], ...]  # input that holds lengths, and the largest one it may hold
     outputs: dict[str, Array]  # without those whose size the model computes
     computed: bool  # whether there are such
     calls: tuple[BoundCall, BoundCall]
@@ -61,8 +61,7 @@ class Stream:
         self._sizes = dict.fromkeys(named_axes(interface.state_inputs), batch)
         self._buffers = (_zero_state(interface, self._sizes), _zero_state(interface, self._sizes))
         self._turn = 0  # which of the two buffers holds the state
-        self._chunks: OrderedDict[Key, Chunk] = OrderedDict()
-        self._key: Key = ()
+        self._chunks: OrderedDict[Shapes, Chunk] = OrderedDict()
         self._chunk: Chunk | None = None
         self._busy = threading.Lock()
 
@@ -73,7 +72,9 @@ class Stream:
             inputs: every input but the state's and those held, with the stream's batch, of a multiple of the model's `chunk` steps
                 (mostly 1).
             copy: True gives arrays of the caller's own. False gives the stream's own buffers, good until its next step, and
-                allocates nothing; outputs whose size the model computes, such as `max(lengths)`, are allocated in any case.
+                allocates nothing: on inputs of the names, dtypes and shapes of the last step it makes integers and tuples, less
+                than 2 KiB at a time, all gone when it returns. Outputs whose size the model computes, such as `max(lengths)`, are
+                allocated in any case.
 
         Returns:
             Every output but the state's, for which see `state`.
@@ -82,18 +83,22 @@ class Stream:
             InputError: an input does not fit; the state is as before.
             StreamError: another thread is using this stream.
         """
-        self._acquire()
+        if not self._busy.acquire(False):
+            raise _two_threads()
         try:
-            start = time.perf_counter_ns()
-            chunk = self._filled_chunk(inputs)
+            start = perf_counter_ns()
+            chunk = self._chunk
+            if chunk is None or not chunk.known.fits(inputs):
+                chunk = self._chunk = self._known_chunk(inputs) or self._checked_chunk(inputs)
+            for name, buffer in chunk.inputs:
+                buffer[...] = inputs[name]  # only lengths differ in dtype, and they are in 1..T
             call = chunk.calls[self._turn]
             call()
             self._turn = 1 - self._turn
-            if copy:
-                outputs = {name: array.copy() for name, array in chunk.outputs.items()} | call.computed()
-            else:
-                outputs = chunk.outputs | call.computed() if chunk.computed else chunk.outputs
-            self._clock.add(time.perf_counter_ns() - start)
+            outputs = {name: array.copy() for name, array in chunk.outputs.items()} if copy else chunk.outputs
+            if chunk.computed:
+                outputs = outputs | call.computed()
+            self._clock.add(perf_counter_ns() - start)
             return outputs
         finally:
             self._busy.release()
@@ -126,7 +131,7 @@ class Stream:
             self._held = {name: array.copy(order="C") for name, array in checked.items()}
             self._names = tuple(spec.name for spec in interface.data_inputs if spec.name not in checked)
             self._chunks.clear()
-            self._key, self._chunk = (), None
+            self._chunk = None
         finally:
             self._busy.release()
 
@@ -203,50 +208,36 @@ class Stream:
         self.state = unpack_snapshot(snapshot, self._identity)
 
     def _acquire(self) -> None:
-        if not self._busy.acquire(blocking=False):
-            raise StreamError("two threads use one stream at the same time; give each its own: session.stream()")
-
-    def _filled_chunk(self, inputs: Mapping[str, Array]) -> Chunk:
-        """The buffers for inputs of these shapes, holding their values."""
-        chunk = self._known_chunk(inputs) or self._checked_chunk(inputs)
-        for name, longest in chunk.lengths:
-            if inputs[name].min() < 1 or inputs[name].max() > longest:
-                self._checked_chunk(inputs)  # raises
-        for name, buffer in chunk.inputs:
-            np.copyto(buffer, inputs[name], casting="unsafe")  # only lengths differ in dtype, and they are in 1..T
-        return chunk
+        if not self._busy.acquire(False):
+            raise _two_threads()
 
     def _known_chunk(self, inputs: Mapping[str, Array]) -> Chunk | None:
         """The chunk for inputs that only repeat names, dtypes and shapes that have passed the full check before."""
-        if not isinstance(inputs, Mapping) or len(inputs) != len(self._names):
+        if not isinstance(inputs, Mapping):
             return None
-        key: list[object] = []
-        for name in self._names:
-            array = inputs.get(name)
-            if not isinstance(array, np.ndarray):
-                return None
-            key += (array.dtype, array.shape)
-        return self._chunk_of(tuple(key))
-
-    def _chunk_of(self, key: Key) -> Chunk | None:
-        if key == self._key:
-            return self._chunk
-        chunk = self._chunks.get(key)
-        if chunk is not None:
-            self._chunks.move_to_end(key)
-            self._key, self._chunk = key, chunk
+        shapes = self._shapes(inputs)
+        chunk = self._chunks.get(shapes)
+        if chunk is None or not chunk.known.fits(inputs):
+            return None
+        self._chunks.move_to_end(shapes)
         return chunk
 
     def _checked_chunk(self, inputs: Mapping[str, Array]) -> Chunk:
-        """The chunk for inputs never seen before, once everything about them has been checked."""
+        """The chunk for inputs about which everything has been checked."""
         checked, sizes = check_piece(self._interface, inputs, self._held)
         self._require_batch(sizes)
-        key = tuple(part for name in self._names for part in (inputs[name].dtype, inputs[name].shape))
-        chunk = self._chunks[key] = self._new_chunk(checked, {**self._sizes, **sizes})
-        self._key, self._chunk = key, chunk
-        if len(self._chunks) > MAX_CHUNK_SIZES:
-            self._chunks.popitem(last=False)
+        shapes = self._shapes(checked)
+        chunk = self._chunks.get(shapes)
+        if chunk is None:
+            chunk = self._chunks[shapes] = self._new_chunk(checked, {**self._sizes, **sizes})
+            if len(self._chunks) > MAX_CHUNK_SIZES:
+                self._chunks.popitem(last=False)
+        self._chunks.move_to_end(shapes)
         return chunk
+
+    def _shapes(self, inputs: Mapping[str, Array]) -> Shapes:
+        """Of a step's inputs; of what is no array there is none."""
+        return tuple(inputs[name].shape for name in self._names if isinstance(inputs.get(name), np.ndarray))
 
     def _require_batch(self, sizes: Mapping[str, int]) -> None:
         for axis, size in self._sizes.items():
@@ -263,9 +254,10 @@ class Stream:
         declared = {spec.name: zeros_at(spec, sizes) for spec in interface.data_outputs}
         outputs = {name: array for name, array in declared.items() if array is not None}
         first, second = self._buffers
+        specs = [spec for spec in interface.data_inputs if spec.name in own]
         return Chunk(
+            known=KnownInputs(specs, arrays, sizes, interface.lengths),
             inputs=tuple(own.items()),
-            lengths=tuple((name, sizes[axis]) for name, axis in interface.lengths.items() if name in own),
             outputs=outputs,
             computed=len(outputs) < len(declared),
             calls=(
@@ -273,6 +265,10 @@ class Stream:
                 self._model.bind({**inputs, **second}, {**declared, **_continued(interface, first)}),
             ),
         )
+
+
+def _two_threads() -> StreamError:
+    return StreamError("two threads use one stream at the same time; give each its own: session.stream()")
 
 
 def _require_state(interface: Interface) -> None:

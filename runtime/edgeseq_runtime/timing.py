@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import msgspec
 import numpy as np
 
@@ -25,7 +27,7 @@ class StepClock:
     __slots__ = ("_ring", "_steps")
 
     def __init__(self) -> None:
-        self._ring = np.zeros(KEPT, np.int64)
+        self._ring = array("q", bytes(8 * KEPT))  # to set an element of it is quicker than one of NumPy's
         self._steps = 0
 
     def add(self, nanoseconds: int) -> None:
@@ -38,6 +40,6 @@ class StepClock:
         kept = min(self._steps, KEPT)
         if not kept:
             return StepTimes(0, 0, 0.0, 0.0, 0.0, 0.0)
-        ring = self._ring[:kept] / 1e3
+        ring = np.array(self._ring[:kept]) / 1e3
         median, p99 = (float(value) for value in np.percentile(ring, (50, 99)))
         return StepTimes(self._steps, kept, float(ring[(self._steps - 1) % KEPT]), median, p99, float(ring.max()))

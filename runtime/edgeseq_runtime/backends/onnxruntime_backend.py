@@ -119,7 +119,7 @@ class OnnxRuntimeModel:
             InputError: ONNX Runtime could not compute the model on them.
         """
         try:
-            return dict(zip(self._output_names, self._session.run(None, dict(inputs)), strict=True))
+            return dict(zip(self._output_names, self._session.run(self._output_names, dict(inputs)), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise _refused(error) from error
 
