@@ -22,18 +22,21 @@ from rich.console import Console
 
 from edgeseq_export.half import in_half
 from edgeseq_runtime import measure_parity, open_bundle
-from edgeseq_runtime.backends.tensorrt_builder import VERSION, Range, build_engine
-from edgeseq_runtime.backends.tensorrt_network_backend import parse_network
+from edgeseq_runtime.backends.tensorrt_builder import build_engine
+from edgeseq_runtime.backends.tensorrt_network_backend import LIBRARY, VERSION, parse_network
 from edgeseq_runtime.bundle import LOW_PRECISION_GATES, Bundle, with_precision
 from edgeseq_runtime.errors import EdgeseqError
-from edgeseq_runtime.interface import BATCH
+from edgeseq_runtime.forecast import AxisRange
+from edgeseq_runtime.forecast.axes import value_ranges
+from edgeseq_runtime.interface import BATCH, interface_of
 from edgeseq_runtime.tensors import TensorSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "tensorrt.md"
 RESULTS = Path(__file__).parent / "results" / "tensorrt.jsonl"
 DEVICE = "tensorrt-network"
 CAPABILITIES = ("8.6", "8.9", "12.0")
-BATCHES, STEPS = Range(1, 1, 8), Range(1, 64, 512)
+BATCHES, STEPS = AxisRange(1, 1, 8), AxisRange(1, 64, 512)
+VALUES = "1:50:200"  # of an input that sets how often a loop runs
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -144,18 +147,20 @@ def alike(found: TensorSpec, declared: TensorSpec) -> bool:
     return all(isinstance(size, str) or size == wanted for size, wanted in sizes)
 
 
-def ranges_of(bundle: Bundle) -> dict[str, Range]:
-    """For each axis that varies, what the engine is to take: whole chunks where the model streams in such."""
+def ranges_of(bundle: Bundle) -> dict[str, AxisRange]:
+    """For each axis that varies, and each value that sets a size, what the engine is to take: whole chunks where there are such."""
     axes = {size for spec in bundle.manifest.inputs for size in spec.shape if isinstance(size, str)}
-    steps = Range(*(size * bundle.manifest.chunk for size in STEPS))
-    return {axis: BATCHES if axis == BATCH else steps for axis in axes}
+    steps = AxisRange(*(size * bundle.manifest.chunk for size in (STEPS.min, STEPS.opt, STEPS.max)))
+    interface = interface_of(bundle.manifest)
+    values = value_ranges(interface, [f"{name}={VALUES}" for name in value_ranges(interface)])
+    return {**values, **{axis: BATCHES if axis == BATCH else steps for axis in axes}}
 
 
-def compiled(model: bytes, ranges: dict[str, Range]) -> Compiled:
+def compiled(model: bytes, ranges: dict[str, AxisRange]) -> Compiled:
     """Build an engine, and let it go: it can't be run here."""
     start = time.perf_counter()
     try:
-        engine = build_engine(model, ranges, CAPABILITIES)
+        engine = build_engine(LIBRARY, model, [ranges], capabilities=CAPABILITIES).engine
     except EdgeseqError as error:
         return Compiled(time.perf_counter() - start, 0, str(error))
     return Compiled(time.perf_counter() - start, len(engine) / 1e6)
@@ -175,7 +180,8 @@ def compile_table(outcomes: Sequence[Outcome]) -> str:
     """One row a model: parsed, built in each precision, seconds, size."""
     lines = [
         f"TensorRT-RTX {VERSION}; one engine for compute capabilities {', '.join(CAPABILITIES)}; "
-        f"B {BATCHES.low} to {BATCHES.high}, every other axis {STEPS.low} to {STEPS.high}.",
+        f"B {BATCHES.min} to {BATCHES.max}, every other axis {STEPS.min} to {STEPS.max}; "
+        f"the value of an input that sets how often a loop runs, {VALUES}.",
         "",
         "| model | layers parsed | fp32 | s | MB | fp16 | s | MB |",
         "|---|---|---|---|---|---|---|---|",

@@ -22,8 +22,6 @@ from edgeseq_runtime.backends.tensorrt_network_backend import parse_network  # n
 
 # Parsed and at parity as all others are, and not built: the reason that TensorRT-RTX 1.7.1 gives, as docs/tensorrt.md lists it.
 NOT_BUILT = {
-    "greedy search, attention": "missing values for shape input tensor longest",
-    "beam search, attention": "missing values for shape input tensor longest",
     "packed BiLSTM tagger": "Myelin",
 }
 

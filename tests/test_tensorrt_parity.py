@@ -16,13 +16,15 @@ import edgeseq_runtime
 from edgeseq_export.half import in_half
 from edgeseq_runtime.bundle import LOW_PRECISION_GATES, open_bundle, with_precision
 from edgeseq_runtime.cli.main import app
-from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.errors import BadModel, UsageError
+from edgeseq_runtime.forecast import AxisRange
 from edgeseq_runtime.tensors import TensorSpec
 
 pytest.importorskip("tensorrt_rtx", reason='needs TensorRT\'s importer, no GPU: pip install "edgeseq[tensorrt-rtx]"')
 pytestmark = pytest.mark.tensorrt
 
 DEVICE = "tensorrt-network"
+RANGES = {"T": AxisRange(1, 8, 32), "B": AxisRange(1, 1, 4)}
 MODELS = {
     "lstm": runtime_models.lstm(),
     "lstm with lengths": runtime_models.lstm(lengths=True),
@@ -127,43 +129,50 @@ def test_half_precision_is_parsed_and_at_parity(name, tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_engines_are_built_for_three_generations_of_gpus(name, precision, tmp_path):
-    from edgeseq_runtime.backends.tensorrt_builder import Range, build_engine
+    from edgeseq_runtime.backends.tensorrt_builder import build_engine
+    from edgeseq_runtime.backends.tensorrt_network_backend import LIBRARY
 
     model = open_bundle(written(name, tmp_path)).model()
     model = in_half(model) if precision == "fp16" else model
-    engine = build_engine(model, {"T": Range(1, 8, 32), "B": Range(1, 1, 4)}, ("8.6", "8.9", "12.0"))
-    assert len(engine) > 10_000
+    built = build_engine(LIBRARY, model, [RANGES], precision=precision, capabilities=("8.6", "8.9", "12.0"))
+    assert len(built.engine) > 10_000
 
 
 def test_what_the_compiler_refuses_says_why(tmp_path):
-    from edgeseq_runtime.backends.tensorrt_builder import Range, build_engine, known_capabilities
+    from edgeseq_runtime.backends.tensorrt_builder import build_engine, known_capabilities
+    from edgeseq_runtime.backends.tensorrt_network_backend import LIBRARY
 
     model = open_bundle(written("gru", tmp_path)).model()
-    ranges = {"T": Range(1, 8, 32), "B": Range(1, 1, 4)}
-    assert {"8.0", "8.6", "8.9", "12.0", "12.1"} <= set(known_capabilities())
+    assert {"8.0", "8.6", "8.9", "12.0", "12.1"} <= set(known_capabilities(LIBRARY))
     with pytest.raises(UsageError, match=r"does not compile for compute capability '8\.7'; for .*'8\.6'"):
-        build_engine(model, ranges, ["8.7"])
+        build_engine(LIBRARY, model, [RANGES], capabilities=["8.7"])
     with pytest.raises(UsageError, match=r"input 'x' has axes \['B'\] without a range; given are \['T'\]"):
-        build_engine(model, {"T": ranges["T"]}, ["8.6"])
+        build_engine(LIBRARY, model, [{"T": RANGES["T"]}], capabilities=["8.6"])
+    text = '<ir_version: 10, opset_import: ["" : 20]> agraph (float[2] x) => (float[2] y) { y = com.none.Such(x) }'
     with pytest.raises(UsageError, match="can't parse the model"):
-        build_engine(b"no model", ranges, ["8.6"])
+        build_engine(LIBRARY, onnx.parser.parse_model(text).SerializeToString(), [RANGES], capabilities=["8.6"])
+    with pytest.raises(BadModel):
+        build_engine(LIBRARY, b"no model", [RANGES], capabilities=["8.6"])
 
 
 def test_what_cannot_be_built_is_refused_with_the_builder_s_reason():
-    from edgeseq_runtime.backends.tensorrt_builder import Range, build_engine
+    from edgeseq_runtime.backends.tensorrt_builder import build_engine
+    from edgeseq_runtime.backends.tensorrt_network_backend import LIBRARY
 
     text = """<ir_version: 10, opset_import: ["" : 20]> agraph (float[T,3] x, int64 axis) => (float[T,3] y) {
         y = CumSum(x, axis)
     }"""
+    model = onnx.parser.parse_model(text).SerializeToString()
     with pytest.raises(UsageError, match=r"can't build the model: (?!it gives no reason)"):
-        build_engine(onnx.parser.parse_model(text).SerializeToString(), {"T": Range(1, 8, 32)}, ["8.6"])
+        build_engine(LIBRARY, model, [{**RANGES, "axis": AxisRange(0, 0, 1)}], capabilities=["8.6"])
 
 
 def test_the_compiler_tells_its_progress(tmp_path):
-    from edgeseq_runtime.backends.tensorrt_builder import Range, build_engine
+    from edgeseq_runtime.backends.tensorrt_builder import build_engine
+    from edgeseq_runtime.backends.tensorrt_network_backend import LIBRARY
 
     told = []
     model = open_bundle(written("gru", tmp_path)).model()
-    build_engine(model, {"T": Range(1, 8, 32), "B": Range(1, 1, 4)}, ["8.6"], lambda *step: told.append(step))
+    build_engine(LIBRARY, model, [RANGES], capabilities=["8.6"], progress=lambda *step: told.append(step))
     assert told
     assert all(0 <= done <= total for _, done, total in told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -25,6 +26,8 @@ BACKENDS = {
     "tensorrt": "tensorrt",
 }
 
+GraphLevel = Literal["basic", "extended", "all"]  # of ONNX Runtime: each does what the one before does, and more
+
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything `open_session` needs to know."""
@@ -36,6 +39,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     provider_options: dict[str, dict[str, str]] = {}
     session_options: dict[str, str] = {}
     threads: int = 1  # that share one operator
+    graph_level: GraphLevel = "all"  # how far ONNX Runtime rewrites the graph
     hazards: tuple[str, ...] = ()  # "rule: what goes wrong"
 
 
@@ -56,7 +60,7 @@ def make_plan(
         precision: one that the bundle holds.
         threads: how many share one operator; 1 unless said.
         backend: one of `BACKENDS`, in place of the device's own.
-        axes: sizes to prepare engines of ONNX Runtime's TensorRT provider for, such as "T=1:100:2000".
+        axes: sizes to prepare engines for, of TensorRT or of ONNX Runtime's provider, such as "T=1:100:2000".
 
     Raises:
         UsageError: the bundle has no such precision or axis, fewer than 1 thread, or a backend that the device has not.
@@ -66,11 +70,15 @@ def make_plan(
     device = device if isinstance(device, Device) else load_device(device)
     plan = plan_for_device(device, precision=precision, threads=threads, backend=backend)
     plan = msgspec.structs.replace(plan, hazards=(*bundle.manifest.hazards, *plan.hazards))
-    if TENSORRT not in plan.providers:
+    if TENSORRT not in plan.providers and plan.backend != "tensorrt":
         return plan
     # Ranges of axes belong to forecasts, whose package builds on plans.
-    from edgeseq_runtime.provider_options import tensorrt_options
+    from edgeseq_runtime.provider_options import ENGINE, engine_options, tensorrt_options
 
+    if plan.backend == "tensorrt":
+        given = plan.provider_options.get(ENGINE, {})
+        options = {**engine_options(interface_of(bundle.manifest), device, axes), **given}
+        return msgspec.structs.replace(plan, provider_options={**plan.provider_options, ENGINE: options})
     engines = tensorrt_options(interface_of(bundle.manifest), device, precision, axes)
     given = plan.provider_options.get(TENSORRT, {})
     return msgspec.structs.replace(plan, provider_options={**plan.provider_options, TENSORRT: {**engines, **given}})

@@ -27,6 +27,9 @@ USUAL = {
     TENSORRT: ("libnvinfer.so", "libnvonnxparser.so", "libnvinfer_plugin.so", "libcudart.so", "libcublas.so", "libcudnn.so"),
 }
 DRIVER = "libcuda.so.1"
+# Of an engine without ONNX Runtime: TensorRT's Python bindings, whose packages bring TensorRT itself, and CUDA's runtime.
+BINDINGS, RUNTIME = ("tensorrt", "tensorrt_rtx"), "libcudart.so"
+SEEN = "python3 -m venv --system-site-packages"
 
 # Of jetson-containers, https://github.com/dusty-nv/jetson-containers/blob/c6e515f0/packages/ml/onnxruntime/README.md
 CONTAINER = "jetson-containers run $(autotag onnxruntime)"
@@ -62,6 +65,21 @@ def missing_for(providers: Sequence[str], root: Path = Path("/"), *, nvml: str |
         if not any(name.startswith(f"{one.name}.") for name in names):
             different.setdefault((one.kind, one.name), one)
     return tuple(different.values())
+
+
+def missing_for_engines(root: Path = Path("/"), *, nvml: str | None = LIBRARY) -> tuple[Missing, ...]:
+    """What is not there of all that a TensorRT engine needs, with no ONNX Runtime; see `missing_for`."""
+    jetpack = _jetpack(root)
+    found = []
+    if not any(util.find_spec(name) for name in BINDINGS):
+        install = f"{JETPACK}  # and a Python environment that sees it: {SEEN}" if jetpack is not None else "pip install tensorrt"
+        text = f"package {' or '.join(BINDINGS)} is not seen by this Python"
+        found.append(Missing(kind="package", name=BINDINGS[0], text=text, install=install))
+    if find_library(RUNTIME, root) is None:
+        install = JETPACK if jetpack is not None else "pip install nvidia-cuda-runtime"
+        text = f"library {RUNTIME} is in none of the loader's folders"
+        found.append(Missing(kind="library", name=RUNTIME, text=text, install=install))
+    return (*found, *_driver(root, nvml, jetpack))
 
 
 def _missing(provider: str, root: Path, nvml: str | None) -> Iterator[Missing]:

@@ -28,10 +28,10 @@ def engine_key(facts: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def default_base() -> Path:
-    """Where this user keeps engines: below XDG_CACHE_HOME, or ~/.cache."""
+def default_base(kind: str = "onnxruntime-tensorrt") -> Path:
+    """Where this user keeps engines of a kind: below XDG_CACHE_HOME, or ~/.cache."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "edgeseq" / "onnxruntime-tensorrt"
+    return (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "edgeseq" / kind
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def engine_folder(base: Path, key: str) -> Iterator[Path]:
     Raises:
         UsageError: the cache can't be made, belongs to another user, or others may write to it.
     """
-    _require_own(base)
+    require_own(base)
     kept = base / key
     if _intact(kept):
         yield kept
@@ -54,7 +54,12 @@ def engine_folder(base: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _require_own(base: Path) -> None:
+def require_own(base: Path) -> None:
+    """Make a folder for this user alone, or see that it is one.
+
+    Raises:
+        UsageError: it can't be made, belongs to another user, or others may write to it.
+    """
     try:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = base.lstat()

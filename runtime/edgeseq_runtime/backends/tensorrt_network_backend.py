@@ -6,14 +6,14 @@ the arithmetic of an engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import tensorrt_rtx as trt
 
-from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.backends.tensorrt_builder import parsed
+from edgeseq_runtime.backends.tensorrt_library import Library
 from edgeseq_runtime.plan import Plan
 from edgeseq_runtime.tensorrt_network import Interpreter, Network, read_network
 from edgeseq_runtime.tensors import TensorSpec
@@ -22,24 +22,7 @@ from edgeseq_runtime.tensors.spec import Array
 VERSION: str = trt.__version__
 
 
-class Logger(trt.ILogger):  # type: ignore[misc]
-    """Keeps what TensorRT says of errors, prints nothing: the rest is on conversions that it makes anyway."""
-
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.errors: list[str] = []
-
-    def log(self, severity: trt.ILogger.Severity, message: str) -> None:
-        """Called by TensorRT."""
-        if severity <= trt.ILogger.Severity.ERROR:
-            self.errors.append(message)
-
-    def clear(self) -> None:
-        """Forget the errors so far."""
-        self.errors.clear()
-
-
-LOGGER = Logger()  # one for the process: TensorRT keeps a pointer to the first
+LIBRARY = Library(trt)
 
 
 class BoundCall:
@@ -116,20 +99,5 @@ def parse_network(model: bytes) -> Network:
     Raises:
         UsageError: it can't parse the model; the message holds its reasons.
     """
-    with parsed(trt.Builder(LOGGER), model) as definition:
+    with parsed(LIBRARY, trt.Builder(LIBRARY.logger), model) as definition:
         return read_network(definition, trt)
-
-
-@contextmanager
-def parsed(builder: trt.Builder, model: bytes) -> Iterator[trt.INetworkDefinition]:
-    """A builder's definition of a serialised ONNX model's network, good while the context lasts.
-
-    Raises:
-        UsageError: TensorRT can't parse the model; the message holds its reasons.
-    """
-    definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(definition, LOGGER)  # the definition's weights are in its memory
-    if not parser.parse(model):
-        reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise UsageError(f"tensorrt_rtx {VERSION} can't parse the model: {reasons}")
-    yield definition

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -35,17 +35,43 @@ def axis_ranges(interface: Interface, asked: Sequence[str] = ()) -> Ranges:
         UsageError: a text that is no range, an axis that the inputs don't have, or sizes that the model can't have.
     """
     ranges = {axis: _default(interface, axis) for axis in named_axes(interface.inputs) if axis.isidentifier()}
-    for text in asked:
-        axis, found = _parsed(text)
-        if axis not in ranges:
-            raise UsageError(f"the model has no axis '{axis}'; its inputs have: {', '.join(ranges) or 'fixed sizes only'}")
-        ranges[axis] = found
+    values = _value_names(interface, ranges)
+    for axis, found in map(parsed_range, asked):
+        if axis not in ranges and axis not in values:
+            has = ", ".join(ranges) or "fixed sizes only"
+            raise UsageError(
+                f"the model has no axis '{axis}'; its inputs have: {has}" + (f"; and values: {', '.join(values)}" if values else "")
+            )
+        if axis in ranges:
+            ranges[axis] = found
     pieces = ranges.get(interface.time_axis)
     if pieces and interface.chunk > 1 and any(size % interface.chunk for size in (pieces.min, pieces.opt, pieces.max)):
         raise UsageError(
             f"axis {interface.time_axis} was given {pieces}, and this model takes multiples of {interface.chunk} time steps"
         )
     return ranges
+
+
+def value_ranges(interface: Interface, asked: Sequence[str] = ()) -> Ranges:
+    """The range of the values of every input that may set a size or how often a loop runs: whole numbers, few and fixed in number.
+
+    Raises:
+        UsageError: a text that is no range.
+    """
+    names = _value_names(interface, named_axes(interface.inputs))
+    ranges = dict.fromkeys(names, AxisRange(1, USUAL_STEPS, MOST_STEPS))
+    return ranges | {name: found for name, found in map(parsed_range, asked) if name in ranges}
+
+
+def _value_names(interface: Interface, axes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(
+        spec.name
+        for spec in interface.data_inputs
+        if spec.dtype in ("int32", "int64")
+        and spec.name not in {*interface.lengths, *axes}
+        and len(spec.shape) <= 1
+        and all(isinstance(size, int) for size in spec.shape)
+    )
 
 
 def _default(interface: Interface, axis: str) -> AxisRange:
@@ -55,7 +81,12 @@ def _default(interface: Interface, axis: str) -> AxisRange:
     return AxisRange(piece, piece * USUAL_STEPS, piece * MOST_STEPS)
 
 
-def _parsed(text: str) -> tuple[str, AxisRange]:
+def parsed_range(text: str) -> tuple[str, AxisRange]:
+    """A name and its range, from a text such as "T=1:100:2000" or "T=1".
+
+    Raises:
+        UsageError: the text is no range, or its sizes are not in order.
+    """
     found = re.fullmatch(r"(\w+)=(\d{1,9})(?::(\d{1,9}):(\d{1,9}))?", text)
     if found is None:
         raise UsageError(f"'{text}' is no range of an axis; give NAME=MIN:OPT:MAX, such as T=1:100:2000, or NAME=SIZE")
