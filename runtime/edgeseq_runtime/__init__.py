@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgeseq_runtime.session import Session, load, open_session
     from edgeseq_runtime.stream import Stream
     from edgeseq_runtime.tensors import TensorSpec
+    from edgeseq_runtime.tuning import Tuning, find_tuning, tune_plan
 
 __all__ = [
     "BenchReport",
@@ -46,10 +47,12 @@ __all__ = [
     "Stream",
     "StreamPool",
     "TensorSpec",
+    "Tuning",
     "Writer",
     "detect_machine",
     "errors",
     "find_divergence",
+    "find_tuning",
     "list_devices",
     "load",
     "load_device",
@@ -61,6 +64,7 @@ __all__ = [
     "measure_parity",
     "open_bundle",
     "open_session",
+    "tune_plan",
 ]
 
 _MODULES = {  # name -> the module of this package that has it
@@ -75,6 +79,7 @@ _MODULES = {  # name -> the module of this package that has it
     **dict.fromkeys(("Plan", "make_plan"), "plan"),
     **dict.fromkeys(("PoolStats", "PooledStream", "StreamPool"), "pool"),
     **dict.fromkeys(("Session", "load", "open_session"), "session"),
+    **dict.fromkeys(("Tuning", "find_tuning", "tune_plan"), "tuning"),
     "Stream": "stream",
     "TensorSpec": "tensors",
 }

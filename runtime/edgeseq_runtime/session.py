@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -154,6 +156,7 @@ def load(
     device: Device | str = "auto",
     precision: str = "fp32",
     threads: int | None = None,
+    tune: bool = False,
 ) -> Session:
     """Open a `.edgeseq` bundle or a plain `.onnx` model on a device.
 
@@ -164,17 +167,26 @@ def load(
         device: a profile or its name; "auto" is the local CPU.
         precision: one that the bundle holds.
         threads: how many share one operator; 1 unless said.
+        tune: use the plan that is fastest here for this model's steps, or for whole sequences where it has no state; measured the
+            first time, which takes about 5 s, and kept (docs/compile.md). `threads` is the most that it may use, then.
 
     Raises:
-        UsageError: no such file or precision, or a model that the backend can't load.
+        UsageError: no such file or precision, a model that the backend can't load, or nothing that can be tuned.
         BundleError: the bundle can't be trusted or read.
         DeviceError: no such device.
         ProviderError: the device's backend or provider is not there.
     """
     path = Path(path)
     if path.suffix == ".onnx":
+        if tune:
+            raise UsageError(f"{path} is a plain ONNX model: nothing proves a tuned plan; export it to a bundle to tune it")
         return _open_onnx(path, device, precision, threads)
     bundle = open_bundle(path)
+    if tune:
+        # Tuning opens sessions, so it builds on this file.
+        from edgeseq_runtime.tuning import tuned_plan
+
+        return open_session(bundle, tuned_plan(bundle, device, precision=precision, max_threads=threads))
     return open_session(bundle, make_plan(bundle, device, precision=precision, threads=threads))
 
 
@@ -232,14 +244,23 @@ def load_model(model: bytes | Path, plan: Plan, *, optimise: bool = True) -> Mod
         raise ProviderError(
             f"device '{plan.device}' asks for backend '{plan.backend}'; this release has: onnxruntime, tensorrt-network"
         )
+    loaded: Model = onnxruntime_backend(plan).load_model(model, plan, optimise=optimise)
+    return loaded
+
+
+def onnxruntime_backend(plan: Plan) -> ModuleType:
+    """The backend file of ONNX Runtime.
+
+    Raises:
+        ProviderError: ONNX Runtime is not there.
+    """
     try:
-        from edgeseq_runtime.backends import onnxruntime_backend
+        return import_module("edgeseq_runtime.backends.onnxruntime_backend")
     except ImportError as error:
         raise ProviderError(
             f"device '{plan.device}' needs ONNX Runtime, and importing it failed ({error}); "
             'install it: pip install "edgeseq[ort]"'
         ) from error
-    return onnxruntime_backend.load_model(model, plan, optimise=optimise)
 
 
 def _parsed_by_tensorrt(model: bytes | Path, plan: Plan) -> Model:

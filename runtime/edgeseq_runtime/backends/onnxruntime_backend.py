@@ -36,6 +36,12 @@ _DTYPES = {
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 
+_LEVELS = {
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
 _ASSIGNMENT = "session.record_ep_graph_assignment_info"  # since ONNX Runtime 1.24
 
 
@@ -234,8 +240,8 @@ def _not_got(names: Sequence[str], plan: Plan, found: str) -> str:
 
 def _session_options(plan: Plan, optimise: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    level = _LEVELS[plan.graph_level] if optimise else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = level
     options.intra_op_num_threads = plan.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ONLY_EXCEPTIONS

@@ -1,0 +1,99 @@
+"""What can be changed about a plan for a CPU without changing what it computes, and what each change has to bring.
+
+Other options of ONNX Runtime were measured and bring nothing to these models (docs/compile.md), so they are not tried each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from edgeseq_runtime.plan import GraphLevel, Plan
+
+PREPACKING = {"session.disable_prepacking": "1"}
+BLOCKING = {"session.intra_op.allow_spinning": "0"}
+# Left to itself, a thread of ONNX Runtime waits for work in a loop for 20 ms and more after each call, which keeps a core busy.
+# 50 us are enough from one product to the next and from one call to the next. Since 1.26; older ones do as they always do.
+SPINNING = {"session.intra_op.spin_duration_us": "50"}
+
+FREE, CORES = 1.01, 1.15  # times faster that a change has to be, at least: one that takes nothing else, one that takes more cores
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run a model, as changes of the plan."""
+
+    name: str
+    why: str  # it may be faster
+    session_options: dict[str, str] = {}
+    threads: int | None = None
+    graph_level: GraphLevel | None = None
+    required: float = FREE
+
+    def applied(self, plan: Plan) -> Plan:
+        """The plan with the changes."""
+        return msgspec.structs.replace(
+            plan,
+            session_options={**plan.session_options, **self.session_options},
+            threads=plan.threads if self.threads is None else self.threads,
+            graph_level=plan.graph_level if self.graph_level is None else self.graph_level,
+        )
+
+
+def candidates_for(plan: Plan, max_threads: int) -> tuple[Candidate, ...]:
+    """Every change worth a measurement, those that take the least first.
+
+    Args:
+        plan: what is run otherwise.
+        max_threads: that may share one operator.
+    """
+    return (*_free(), *(one for threads in _thread_counts(max_threads) for one in _threaded(threads, plan)))
+
+
+def _free() -> Iterator[Candidate]:
+    yield Candidate(
+        name="weights as they are",
+        why="a product with one vector may read weights faster as they are stored than packed into blocks for matrices",
+        session_options=PREPACKING,
+    )
+    yield Candidate(
+        name="graph level extended",
+        why="a layout that suits large convolutions may cost more than it brings on small ones",
+        graph_level="extended",
+    )
+    yield Candidate(name="graph level basic", why="a fused operator may be slower than its parts", graph_level="basic")
+
+
+def _thread_counts(most: int) -> list[int]:
+    """1, 2, 4 ... and the most."""
+    counts = [1 << power for power in range(most.bit_length()) if 1 << power <= most]
+    return counts if most in counts else [*counts, most]
+
+
+def _threaded(threads: int, plan: Plan) -> Iterator[Candidate]:
+    required = CORES if threads > plan.threads else FREE
+    if threads == 1:
+        if plan.threads > 1:
+            yield Candidate(name="1 thread", why="threads that wait for each other cost time", threads=1, required=required)
+        return
+    yield Candidate(
+        name=f"{threads} threads, asleep between products",
+        why="products large enough to be shared, and to be worth waking a thread for",
+        threads=threads,
+        session_options=BLOCKING,
+        required=required,
+    )
+    yield Candidate(
+        name=f"{threads} threads, awake between products",
+        why="products large enough to be shared, by threads that wait in a loop",
+        threads=threads,
+        session_options=SPINNING,
+        required=required,
+    )
+    yield Candidate(
+        name=f"{threads} threads, awake between products, weights as they are",
+        why="both",
+        threads=threads,
+        session_options={**SPINNING, **PREPACKING},
+        required=required,
+    )

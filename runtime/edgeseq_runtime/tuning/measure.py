@@ -1,0 +1,89 @@
+"""Candidates timed in turns, round by round, so that each can be compared with the default at the same moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+Call = Callable[[], object]
+
+_PAUSE, _PATIENCE = 0.002, 0.05  # seconds
+_IDLE = 0.2  # of a core that the process may still use when its threads have come to rest
+_OVERTIME = 3  # times as long as planned that a block may take
+_SHORT = 0.005  # seconds; a call that takes less is timed several times before its time is believed
+
+
+def timed_rounds(
+    calls: Mapping[str, Call],
+    rounds: tuple[int, int],
+    seconds: float,
+    done: Callable[[float], None] = lambda share: None,
+) -> dict[str, list[float]]:
+    """Seconds a call of each candidate in each round: the median over a block of calls.
+
+    Args:
+        calls: by candidate.
+        rounds: in which each has one block, at least and at most; who goes first changes from one to the next.
+        seconds: for everything, about; a block has one call at least, and all blocks last about as long.
+        done: told after each round which share of them is over.
+    """
+    took = {name: call_time(call) for name, call in calls.items()}
+    least, most = rounds
+    count = max(least, min(most, int(seconds / sum(took.values()))))
+    share = seconds / (count * len(calls))
+    sizes = {name: max(1, int(share / one)) for name, one in took.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(count):
+        for name in turns(list(calls), number):
+            settle()
+            times[name].append(block(calls[name], sizes[name], _OVERTIME * share))
+        done((number + 1) / count)
+    return times
+
+
+def turns(names: Sequence[str], number: int) -> list[str]:
+    """The order of one round: over the rounds, each is in each place as often, and before its neighbour as often as after it."""
+    start = (number // 2) % len(names)
+    turned = [*names[start:], *names[:start]]
+    return turned if number % 2 else turned[::-1]
+
+
+def block(call: Call, count: int, limit: float) -> float:
+    """The median of some calls in seconds, after one that wakes threads and fills caches where it costs little.
+
+    Where others use the cores, a call on several threads may take a thousand times what it took before: after `limit` seconds
+    the calls so far are enough.
+    """
+    end = time.perf_counter() + limit
+    if count > 1:
+        call()
+    times = [_time(call)]
+    while len(times) < count and time.perf_counter() < end:
+        times.append(_time(call))
+    return median(times)
+
+
+def call_time(call: Call) -> float:
+    """Seconds that a call takes about; warms it up on the way."""
+    call()
+    took = _time(call)
+    if took < _SHORT:
+        took = min(_time(call) for _ in range(5))
+    return max(took, 1e-7)
+
+
+def _time(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def settle() -> None:
+    """Wait until threads of the block before no longer wait in a loop: they would take the cores of the next."""
+    end = time.perf_counter() + _PATIENCE
+    while time.perf_counter() < end:
+        used, start = time.process_time(), time.perf_counter()
+        time.sleep(_PAUSE)
+        if time.process_time() - used < _IDLE * (time.perf_counter() - start):
+            return
