@@ -46,7 +46,7 @@ PACKAGES = (f"python{PYTHON}-minimal", f"libpython{PYTHON}-stdlib", "libstdc++6"
 # JetPack 6 has glibc 2.35: a wheel for a newer one would not do there.
 PLATFORMS = tuple(f"manylinux_2_{minor}_aarch64" for minor in range(35, 16, -1))
 SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "edgeseq", "export", "recipes", "runtime", "devices")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "edgeseq", "export", "quantize", "recipes", "runtime", "devices")
 NETWORK = ("NewConnectionError", "ConnectTimeout", "ReadTimeout", "name resolution", "No route to host", "Network is unreachable")
 
 # PYTHONHOME is the guest's; the host programs that it may start know nothing of Python.

@@ -20,6 +20,7 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 SOURCES = {
     "edgeseq": "edgeseq",
     "export/edgeseq_export": "edgeseq_export",
+    "quantize/edgeseq_quantize": "edgeseq_quantize",
     "recipes/edgeseq_recipes": "edgeseq_recipes",
     "runtime/edgeseq_runtime": "edgeseq_runtime",
     "devices": "edgeseq_runtime.devices",
@@ -77,7 +78,11 @@ def test_the_wheel_holds_every_module_and_every_profile(wheel):
     releases = {f"edgeseq_runtime/devices/jetpack/{file.name}" for file in (ROOT / "devices" / "jetpack").iterdir()}
     assert releases
     assert releases <= inside
-    assert not [name for name in inside if name.startswith(("tests/", "export/", "recipes/", "runtime/", "devices/", "examples/"))]
+    assert not [
+        name
+        for name in inside
+        if name.startswith(("tests/", "export/", "quantize/", "recipes/", "runtime/", "devices/", "examples/"))
+    ]
 
 
 def test_the_wheel_brings_the_program_and_keeps_pytorch_out(wheel):
@@ -85,6 +90,7 @@ def test_the_wheel_brings_the_program_and_keeps_pytorch_out(wheel):
     assert "edgeseq = edgeseq_runtime.cli.main:main" in text["entry_points.txt"]
     assert "edgeseq = edgeseq_runtime.pytest_plugin" in text["entry_points.txt"]
     assert "export = edgeseq_export.command:main" in text["entry_points.txt"]
+    assert "quantize = edgeseq_quantize.command:main" in text["entry_points.txt"]
     assert "train = edgeseq_recipes.command:main" in text["entry_points.txt"]
     assert "pytorch = edgeseq_export.bench_peer:load_pytorch" in text["entry_points.txt"]
     required = [line for line in text["METADATA"].splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]

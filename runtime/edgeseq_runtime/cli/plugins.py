@@ -19,6 +19,7 @@ GROUP = "edgeseq.commands"
 # Commands of this project that an extra brings. They are always listed, and say which one where it is missing.
 EXTRAS = {
     "export": ("export", "Export a PyTorch module to a bundle."),
+    "quantize": ("quantize", "Write smaller, faster variants of a bundle's model into it, each held to a gate."),
     "train": ("train", "Train a recipe of the lecture, measure its claim and export it."),
 }
 
