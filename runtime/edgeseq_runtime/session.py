@@ -92,7 +92,7 @@ class Session:
             InputError: a name, dtype, rank or size does not fit; an axis is empty; a length is outside 1..T.
         """
         for seen in self._seen:
-            if seen.known.fits(inputs):
+            if seen.known.take(inputs):
                 return self._model.run(seen.completed(inputs))
         checked, seen = self._checked(inputs)
         return self._model.run(seen.completed(checked))

@@ -21,7 +21,7 @@ from edgeseq_runtime.pieces import check_piece
 from edgeseq_runtime.snapshot import pack_snapshot, unpack_snapshot
 from edgeseq_runtime.tensors import KnownInputs, TensorSpec, check_inputs
 from edgeseq_runtime.tensors.spec import Array
-from edgeseq_runtime.timing import StepClock, StepTimes
+from edgeseq_runtime.timing import KEPT, StepClock, StepTimes
 
 if TYPE_CHECKING:
     from edgeseq_runtime.backends.model import BoundCall, Model
@@ -34,8 +34,8 @@ Shapes = tuple[tuple[int, ...], ...]
 class Chunk(NamedTuple):
     """What a step on inputs of certain shapes needs: buffers, and the two calls bound to them and to the state."""
 
-    known: KnownInputs
-    inputs: tuple[tuple[str, Array], ...]
+    known: KnownInputs  # copies what it takes to the buffers
+    buffers: dict[str, Array]  # of the inputs
     outputs: dict[str, Array]  # without those whose size the model computes
     computed: bool  # whether there are such
     calls: tuple[BoundCall, BoundCall]
@@ -88,17 +88,21 @@ class Stream:
         try:
             start = perf_counter_ns()
             chunk = self._chunk
-            if chunk is None or not chunk.known.fits(inputs):
+            if chunk is None or not chunk.known.take(inputs):
                 chunk = self._chunk = self._known_chunk(inputs) or self._checked_chunk(inputs)
-            for name, buffer in chunk.inputs:
-                buffer[...] = inputs[name]  # only lengths differ in dtype, and they are in 1..T
             call = chunk.calls[self._turn]
             call()
             self._turn = 1 - self._turn
-            outputs = {name: array.copy() for name, array in chunk.outputs.items()} if copy else chunk.outputs
+            outputs = chunk.outputs
+            if copy:
+                outputs = {}
+                for name in chunk.outputs:  # as a loop: a comprehension is one more call before Python 3.12
+                    outputs[name] = chunk.outputs[name].copy()
             if chunk.computed:
                 outputs = outputs | call.computed()
-            self._clock.add(perf_counter_ns() - start)
+            clock = self._clock
+            clock.ring[clock.steps % KEPT] = perf_counter_ns() - start
+            clock.steps += 1
             return outputs
         finally:
             self._busy.release()
@@ -212,18 +216,18 @@ class Stream:
             raise _two_threads()
 
     def _known_chunk(self, inputs: Mapping[str, Array]) -> Chunk | None:
-        """The chunk for inputs that only repeat names, dtypes and shapes that have passed the full check before."""
+        """The chunk for inputs that only repeat names, dtypes and shapes that have passed the full check, holding them."""
         if not isinstance(inputs, Mapping):
             return None
         shapes = self._shapes(inputs)
         chunk = self._chunks.get(shapes)
-        if chunk is None or not chunk.known.fits(inputs):
+        if chunk is None or not chunk.known.take(inputs):
             return None
         self._chunks.move_to_end(shapes)
         return chunk
 
     def _checked_chunk(self, inputs: Mapping[str, Array]) -> Chunk:
-        """The chunk for inputs about which everything has been checked."""
+        """The chunk for inputs about which everything has been checked, holding them."""
         checked, sizes = check_piece(self._interface, inputs, self._held)
         self._require_batch(sizes)
         shapes = self._shapes(checked)
@@ -233,6 +237,8 @@ class Stream:
             if len(self._chunks) > MAX_CHUNK_SIZES:
                 self._chunks.popitem(last=False)
         self._chunks.move_to_end(shapes)
+        for name, buffer in chunk.buffers.items():
+            buffer[...] = checked[name]
         return chunk
 
     def _shapes(self, inputs: Mapping[str, Array]) -> Shapes:
@@ -256,8 +262,8 @@ class Stream:
         first, second = self._buffers
         specs = [spec for spec in interface.data_inputs if spec.name in own]
         return Chunk(
-            known=KnownInputs(specs, arrays, sizes, interface.lengths),
-            inputs=tuple(own.items()),
+            known=KnownInputs(specs, arrays, sizes, interface.lengths, own),
+            buffers=own,
             outputs=outputs,
             computed=len(outputs) < len(declared),
             calls=(

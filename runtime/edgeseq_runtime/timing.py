@@ -22,24 +22,22 @@ class StepTimes(msgspec.Struct, frozen=True):
 
 
 class StepClock:
-    """Nanoseconds of the last `KEPT` steps."""
+    """Nanoseconds of the last `KEPT` steps.
 
-    __slots__ = ("_ring", "_steps")
+    Who measures writes them: `ring[steps % KEPT] = nanoseconds; steps += 1`. A method for it takes longer than the writing.
+    """
+
+    __slots__ = ("ring", "steps")
 
     def __init__(self) -> None:
-        self._ring = array("q", bytes(8 * KEPT))  # to set an element of it is quicker than one of NumPy's
-        self._steps = 0
-
-    def add(self, nanoseconds: int) -> None:
-        """Note one step."""
-        self._ring[self._steps % KEPT] = nanoseconds
-        self._steps += 1
+        self.ring = array("q", bytes(8 * KEPT))  # Python sets an element of it quicker than one of NumPy's
+        self.steps = 0
 
     def times(self) -> StepTimes:
         """The figures over what is kept."""
-        kept = min(self._steps, KEPT)
+        kept = min(self.steps, KEPT)
         if not kept:
             return StepTimes(0, 0, 0.0, 0.0, 0.0, 0.0)
-        ring = np.array(self._ring[:kept]) / 1e3
+        ring = np.array(self.ring[:kept]) / 1e3
         median, p99 = (float(value) for value in np.percentile(ring, (50, 99)))
-        return StepTimes(self._steps, kept, float(ring[(self._steps - 1) % KEPT]), median, p99, float(ring.max()))
+        return StepTimes(self.steps, kept, float(ring[(self.steps - 1) % KEPT]), median, p99, float(ring.max()))
