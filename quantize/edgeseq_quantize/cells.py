@@ -3,13 +3,11 @@
 ONNX Runtime has no GRU or RNN of integers. The product with the input is computed for all steps before the Scan; a step has one
 product with the state, and the gates. Rows are rounded one by one (`linear`): a member of a batch does not see the others, and
 pieces of a sequence give what the whole gives.
-
-Equations: ONNX's, https://onnx.ai/onnx/operators/onnx__GRU.html and its neighbours; gates are in ONNX's order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +17,11 @@ from onnx import TensorProto, helper
 from edgeseq_quantize.editing import Editing, Nodes, attributes_of, input_of, output_of
 from edgeseq_quantize.linear import multiply
 from edgeseq_quantize.lstm import LAYOUT
+from edgeseq_quantize.steps import USUAL, Step, split, step_of
 from edgeseq_runtime.tensors.spec import Array
 
-USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 PEEPHOLES = 7  # position of LSTM's input P
 NARROW = 32  # features of an input that is multiplied in float32: integers would gain nothing
-
-Step = Callable[[Nodes, str, Sequence[str]], Sequence[str]]  # (nodes, projected input, states) -> new states, the output first
 
 
 def refusal(node: onnx.NodeProto, editing: Editing) -> str:
@@ -72,11 +68,13 @@ def _direction(nodes: Nodes, node: onnx.NodeProto, way: int, reverse: bool, mask
     W, R, bias = _parameters(node, nodes.editing, way)
     gates, H = R.shape[0] // R.shape[1], R.shape[1]
     states = ("h", "c") if node.op_type == "LSTM" else ("h",)
+    step = step_of(node, R, bias[gates * H :], bits, way)
     projected = _project(nodes, node.input[0], W.T, bias[: gates * H], bits)
+    parts = split(nodes, projected, step.parts, "x") if len(step.parts) > 1 else [projected]
     first = [_state(nodes, node, 5 + index, way, H) for index in range(len(states))]
-    body = _body(nodes, _step(node, R, bias[gates * H :], bits, way), states, H, gates * H, masked=bool(mask))
+    body = _body(nodes, step, states, H, masked=bool(mask))
     outputs = [nodes.name(f"last_{state}") for state in states] + [nodes.name("Y")]
-    scanned = [projected, *([mask] if mask else [])]
+    scanned = [*parts, *([mask] if mask else [])]
     directions: dict[str, Any] = {"scan_input_directions": [int(reverse)] * len(scanned), "scan_output_directions": [int(reverse)]}
     nodes.add_many("Scan", [*first, *scanned], outputs, body=body, num_scan_inputs=len(scanned), **directions)
     return [outputs[-1], *outputs[:-1]]
@@ -122,19 +120,20 @@ def _mask(nodes: Nodes, x: str, lengths: str) -> str:
     return nodes.add("Less", [times, ends], "before_end")
 
 
-def _body(nodes: Nodes, step: Step, states: Sequence[str], H: int, width: int, *, masked: bool) -> onnx.GraphProto:
+def _body(nodes: Nodes, step: Step, states: Sequence[str], H: int, *, masked: bool) -> onnx.GraphProto:
     """A step as the body of a Scan."""
     inner = Nodes(nodes.editing, nodes.name("step"))
-    before, projected = [inner.name(state) for state in states], inner.name("projected")
+    before, parts = [inner.name(state) for state in states], [inner.name("x") for _ in step.parts]
     mask = inner.name("before_end") if masked else ""
-    after = list(step(inner, projected, before))
+    after = list(step.make(inner, parts, before))
     if masked:
         nothing = inner.constant("nothing", np.array(0, np.float32))
         shown = inner.add("Where", [mask, after[0], nothing], "y")
         after = [inner.add("Where", [mask, new, old], "kept") for new, old in zip(after, before, strict=True)]
     else:
         shown = inner.add("Identity", [after[0]], "y")
-    inputs = [_value(name, [1, None, H]) for name in before] + [_value(projected, [None, width])]
+    inputs = [_value(name, [1, None, H]) for name in before]
+    inputs += [_value(name, [None, width]) for name, width in zip(parts, step.parts, strict=True)]
     if masked:
         inputs.append(helper.make_tensor_value_info(mask, TensorProto.BOOL, [None, 1]))
     outputs = [_value(name, [1, None, H]) for name in (*after, shown)]
@@ -143,67 +142,3 @@ def _body(nodes: Nodes, step: Step, states: Sequence[str], H: int, width: int, *
 
 def _value(name: str, shape: Sequence[int | None]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-
-def _step(node: onnx.NodeProto, R: Array, bias: Array, bits: int, way: int) -> Step:
-    H = R.shape[1]
-    if node.op_type == "LSTM":
-        return lambda nodes, x, states: _lstm_step(nodes, x, states, R, bias, bits)
-    if node.op_type == "RNN":
-        activations = attributes_of(node).get("activations", USUAL["RNN"])
-        activation = activations[min(way, len(activations) - 1)]
-        return lambda nodes, x, states: _rnn_step(nodes, x, states, R, bias, bits, activation)
-    if attributes_of(node).get("linear_before_reset"):
-        return lambda nodes, x, states: _gru_step(nodes, x, states, R, bias, bits)
-    return lambda nodes, x, states: _gru_step_reset_first(nodes, x, states, (R[: 2 * H], R[2 * H :]), bias, bits)
-
-
-def _lstm_step(nodes: Nodes, x: str, states: Sequence[str], R: Array, bias: Array, bits: int) -> tuple[str, str]:
-    h, c = states
-    total = nodes.add("Add", [x, multiply(nodes, h, R.T, bits, nodes.name("recurrent"), bias=bias)], "gates")
-    gates, candidate = _split(nodes, total, (3 * R.shape[1], R.shape[1]), "gates")
-    i, o, f = _split(nodes, nodes.add("Sigmoid", [gates], "open"), (R.shape[1],) * 3, "gate")
-    kept = nodes.add("Mul", [f, c], "kept")
-    added = nodes.add("Mul", [i, nodes.add("Tanh", [candidate], "candidate")], "added")
-    cell = nodes.add("Add", [kept, added], "cell")
-    return nodes.add("Mul", [o, nodes.add("Tanh", [cell], "seen")], "h"), cell
-
-
-def _gru_step(nodes: Nodes, x: str, states: Sequence[str], R: Array, bias: Array, bits: int) -> tuple[str]:
-    H = R.shape[1]
-    recurrent = multiply(nodes, states[0], R.T, bits, nodes.name("recurrent"), bias=bias)
-    (x_gates, x_new), (h_gates, h_new) = _split(nodes, x, (2 * H, H), "x"), _split(nodes, recurrent, (2 * H, H), "h")
-    z, r = _gru_gates(nodes, x_gates, h_gates, H)
-    return (_gru_output(nodes, states[0], z, x_new, nodes.add("Mul", [r, h_new], "reset")),)
-
-
-def _gru_step_reset_first(
-    nodes: Nodes, x: str, states: Sequence[str], R: tuple[Array, Array], bias: Array, bits: int
-) -> tuple[str]:
-    """The form that resets the state before the product, `linear_before_reset=0`."""
-    H = R[0].shape[1]
-    h_gates = multiply(nodes, states[0], R[0].T, bits, nodes.name("recurrent"), bias=bias[: 2 * H])
-    x_gates, x_new = _split(nodes, x, (2 * H, H), "x")
-    z, r = _gru_gates(nodes, x_gates, h_gates, H)
-    reset = nodes.add("Mul", [r, states[0]], "reset")
-    return (_gru_output(nodes, states[0], z, x_new, multiply(nodes, reset, R[1].T, bits, nodes.name("new"), bias=bias[2 * H :])),)
-
-
-def _gru_gates(nodes: Nodes, x: str, h: str, H: int) -> Sequence[str]:
-    return _split(nodes, nodes.add("Sigmoid", [nodes.add("Add", [x, h], "gates")], "open"), (H, H), "gate")
-
-
-def _gru_output(nodes: Nodes, h: str, z: str, x_new: str, h_new: str) -> str:
-    """(1 - z) * n + z * h, as n + z * (h - n)."""
-    n = nodes.add("Tanh", [nodes.add("Add", [x_new, h_new], "sum")], "n")
-    return nodes.add("Add", [n, nodes.add("Mul", [z, nodes.add("Sub", [h, n], "away")], "back")], "h")
-
-
-def _rnn_step(nodes: Nodes, x: str, states: Sequence[str], R: Array, bias: Array, bits: int, activation: str) -> tuple[str]:
-    recurrent = multiply(nodes, states[0], R.T, bits, nodes.name("recurrent"), bias=bias)
-    return (nodes.add(activation, [nodes.add("Add", [x, recurrent], "sum")], "h"),)
-
-
-def _split(nodes: Nodes, value: str, sizes: Sequence[int], name: str) -> Sequence[str]:
-    outputs = [nodes.name(f"{name}{index}") for index in range(len(sizes))]
-    return nodes.add_many("Split", [value, nodes.constant("sizes", np.array(sizes, np.int64))], outputs, axis=-1)

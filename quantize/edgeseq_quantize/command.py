@@ -125,7 +125,7 @@ def _print(report: QuantizeReport) -> None:
     OUT.print(pairs([("model", report.name), ("device", device), ("with", versions)]))
     OUT.print()
     metric = [report_row.metric.name for report_row in report.rows if report_row.metric]
-    columns = ("variant", "MB", "of fp32", "step us", "gain", f"T={report.steps} us", "gain", "relative", *metric[:1], "verdict")
+    columns = ("variant", "MB", "of fp32", "step us", "gain", f"T={report.steps} us", "gain", "error", *metric[:1], "verdict")
     size = report.row(FP32).bytes
     OUT.print(table(columns, [_cells(row, size, bool(metric)) for row in report.rows], right=columns[1:-1]))
     for row in report.rows:
