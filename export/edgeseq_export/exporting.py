@@ -114,10 +114,10 @@ def export_request(request: ExportRequest, path: str | PathLike[str]) -> Path:
         subject = examine(request)
         oracle = Oracle(subject)
         cases = reference_cases(subject, oracle)
-        graph, outputs, limits = translate(subject, cases)
-        data = serialise(graph)
-        proof = prove(graph, data, subject, oracle, outputs, cases, limits)
-        manifest = describe(graph, subject, outputs, proof)
+        translation = translate(subject, cases)
+        data = serialise(translation.graph)
+        proof = prove(translation, data, subject, oracle, cases)
+        manifest = describe(translation, subject, proof)
         written = write_bundle(path, manifest, {MODEL_MEMBER: data}, pack_reference(proof.cases))
     for note in manifest.notes:
         warnings.warn(f"{manifest.name}: {note}", ExportNotice, stacklevel=3)
@@ -132,8 +132,17 @@ def _require_writable(path: Path) -> None:
         raise UsageError(f"can't write the bundle {path}: {found}; name a file in a folder of yours")
 
 
-def translate(subject: Subject, cases: Sequence[CaseArrays]) -> tuple[ir.Model, tuple[TensorSpec, ...], tuple[Limit, ...]]:
-    """The finished graph, its outputs, and what its trace assumed of the sizes; none of the trace's sizes is frozen in it.
+class Translation(NamedTuple):
+    """A module's finished graph."""
+
+    graph: ir.Model
+    outputs: tuple[TensorSpec, ...]
+    limits: tuple[Limit, ...]  # what the trace assumed of the sizes
+    recognised: Mapping[str, int]  # Scans that became native nodes, by the nodes' operator
+
+
+def translate(subject: Subject, cases: Sequence[CaseArrays]) -> Translation:
+    """The finished graph; none of the trace's sizes is frozen in it.
 
     Raises:
         UnsupportedModule: something in the module has no faithful graph.
@@ -146,14 +155,12 @@ def translate(subject: Subject, cases: Sequence[CaseArrays]) -> tuple[ir.Model, 
         return _translate_at(subject.other_trace_sizes, subject, cases)
 
 
-def _translate_at(
-    sizes: Mapping[str, int], subject: Subject, cases: Sequence[CaseArrays]
-) -> tuple[ir.Model, tuple[TensorSpec, ...], tuple[Limit, ...]]:
+def _translate_at(sizes: Mapping[str, int], subject: Subject, cases: Sequence[CaseArrays]) -> Translation:
     traced = trace(subject, sizes)
     outputs = output_specs(traced, subject, cases)
-    graph = finish(traced, subject, outputs)
+    graph, recognised = finish(traced, subject, outputs)
     require_nothing_frozen(graph, sizes)
-    return graph, outputs, traced.limits
+    return Translation(graph, outputs, traced.limits, recognised)
 
 
 def output_specs(traced: Trace, subject: Subject, cases: Sequence[CaseArrays]) -> tuple[TensorSpec, ...]:
@@ -180,19 +187,12 @@ class Proof(NamedTuple):
     notes: tuple[str, ...]
 
 
-def prove(
-    graph: ir.Model,
-    data: bytes,
-    subject: Subject,
-    oracle: Oracle,
-    outputs: Sequence[TensorSpec],
-    cases: tuple[CaseArrays, ...],
-    limits: Sequence[Limit],
-) -> Proof:
+def prove(translation: Translation, data: bytes, subject: Subject, oracle: Oracle, cases: tuple[CaseArrays, ...]) -> Proof:
     """Check every further postcondition; the first broken one raises."""
+    graph, outputs, limits, recognised = translation
     gate = DEFAULT_GATES["fp32"]
     require_contract(graph)
-    require_census(graph, subject.census)
+    require_census(graph, subject.census, recognised)
     require_symbolic_outputs(outputs, cases)
     run = OnnxRunner(data, [spec.name for spec in outputs])
     equal = True
@@ -239,15 +239,16 @@ def _rounded_up(value: float) -> float:
     return math.ceil(value / digit) * digit
 
 
-def describe(graph: ir.Model, subject: Subject, outputs: Sequence[TensorSpec], proof: Proof) -> Manifest:
+def describe(translation: Translation, subject: Subject, proof: Proof) -> Manifest:
     """The bundle's manifest."""
+    graph, outputs, _, recognised = translation
     kind = type(subject.request.model)
     packages = ("edgeseq", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
     return Manifest(
         format=FORMAT,
         name=subject.request.bundle_name,
         inputs=input_specs(subject),
-        outputs=tuple(outputs),
+        outputs=outputs,
         state=dict(subject.request.state or {}),
         lengths=dict(subject.lengths),
         chunk=proof.chunk,
@@ -265,6 +266,7 @@ def describe(graph: ir.Model, subject: Subject, outputs: Sequence[TensorSpec], p
             "nodes": str(sum(1 for _ in graph.graph)),
             "opset": str(graph.opset_imports[""]),
             "ir_version": str(graph.ir_version),
+            **({"recognised": ", ".join(f"{count} {name}" for name, count in recognised.items())} if recognised else {}),
             **{package: version(package) for package in packages},
         },
     )

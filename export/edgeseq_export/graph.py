@@ -10,6 +10,7 @@ from onnx_ir.passes import common
 
 from edgeseq_export.defaults import write_defaults
 from edgeseq_export.from_the_end import slice_from_the_end
+from edgeseq_export.passes import Improved, improve
 from edgeseq_export.subject import Subject
 from edgeseq_export.trace import Trace
 from edgeseq_runtime.tensors import TensorSpec
@@ -19,16 +20,20 @@ PRODUCER = "edgeseq"
 RECURRENT = ("LSTM", "GRU", "RNN", "Scan", "Loop")
 
 
-def finish(trace: Trace, subject: Subject, outputs: Sequence[TensorSpec]) -> ir.Model:
+def finish(trace: Trace, subject: Subject, outputs: Sequence[TensorSpec]) -> Improved:
     """The model as it goes into the bundle."""
     model = trace.model
     _fold_lengths_casts(model.graph)
     slice_from_the_end(model.graph)
     write_defaults(model.graph)
-    for apply in (
+    tidy: tuple[ir.passes.PassBase, ...] = (
         common.OutputFixPass(),
         common.IdentityEliminationPass(),
         common.LiftConstantsToInitializersPass(),
+        common.DeduplicateInitializersPass(size_limit=2**31),
+        common.CommonSubexpressionEliminationPass(),
+    )
+    final: tuple[ir.passes.PassBase, ...] = (
         common.DeduplicateInitializersPass(size_limit=2**31),
         common.CommonSubexpressionEliminationPass(),
         common.OutputFixPass(),
@@ -36,13 +41,17 @@ def finish(trace: Trace, subject: Subject, outputs: Sequence[TensorSpec]) -> ir.
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass(),
         common.ClearMetadataAndDocStringPass(),
-    ):
+    )
+    for apply in tidy:
+        model = apply(model).model
+    model, recognised = improve(model, subject.request.without)
+    for apply in final:
         model = apply(model).model
     _name(model.graph, input_specs(subject), outputs)
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = PRODUCER, None
     model.graph.name = subject.request.bundle_name
-    return model
+    return Improved(model, recognised)
 
 
 def input_specs(subject: Subject) -> tuple[TensorSpec, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from edgeseq_export.passes import PASSES
 from edgeseq_runtime.bundle import Generation, TextInput
 from edgeseq_runtime.errors import UnsupportedModule, UsageError
 
@@ -43,6 +44,9 @@ class ExportRequest:
     name: str | None = None
     text: TextInput | None = None
     generation: Generation | None = None
+    without: Sequence[
+        str
+    ] = ()  # graph passes to leave out, by their names in `edgeseq_export.passes`, to measure what each is worth
 
     def __post_init__(self) -> None:
         _require_module(self.model)
@@ -51,6 +55,7 @@ class ExportRequest:
         _require_axes(self.inputs, self.axes)
         _require_state(self)
         _require_text(self)
+        _require_passes(self.without)
 
     @property
     def bundle_name(self) -> str:
@@ -176,3 +181,9 @@ def _require_text(request: ExportRequest) -> None:
         problem = next(part.problems(list(request.inputs), list(request.outputs or ())), None) if part else None
         if problem:
             raise UsageError(f"{problem}; name them as forward's arguments and outputs=(...) do")
+
+
+def _require_passes(without: Sequence[str]) -> None:
+    unknown = [name for name in without if name not in PASSES]
+    if unknown or isinstance(without, str):
+        raise UsageError(f"without={without!r} names no graph passes; give a list of {', '.join(PASSES)}")

@@ -1,0 +1,281 @@
+"""A Scan whose body is an LSTM, a GRU or an RNN written out: as that node.
+
+However the body writes it: one matrix for all gates or one each, input and state side by side, in any order of gates, with the
+sum of the new state rearranged. What it computes is read as equations (`equations`, `reading`) and compared with those of ONNX's
+operators (`cells`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeseq_export.passes.cells import FoundCell, found_cell
+from edgeseq_export.passes.editing import (
+    constant,
+    discard,
+    initializer,
+    integers,
+    last_size,
+    new_node,
+    rank,
+    replace,
+    skip_identities,
+)
+from edgeseq_export.passes.equations import INPUT, Atom, Form, Numbers, added, atom_of, constant_form, is_selection
+from edgeseq_export.passes.reading import Equations, NoEquations
+from edgeseq_export.passes.scan_parts import ScanParts, scans
+
+WORTHWHILE = 1 << 16  # multiplications a step that a node may have more than the Scan it replaces
+
+
+class RecogniseCellPass(ir.passes.InPlacePass):
+    """Requires rank and number of features of a body's values; ensures that each node made has the Scan's outputs.
+
+    Attributes:
+        recognised: the operators of the nodes made, so that whoever counts recurrent nodes can be told.
+    """
+
+    def __init__(self) -> None:
+        self.recognised: Counter[str] = Counter()
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace what is recognised."""
+        for parts in scans(model):
+            found = _recognised(parts)
+            if found is not None:
+                _replace(model.graph, parts, found)
+                self.recognised[found.cell.operator] += 1
+        return ir.passes.PassResult(model, bool(self.recognised))
+
+
+class _Found(NamedTuple):
+    cell: FoundCell
+    sources: tuple[tuple[ir.Value, Numbers], ...]  # what the node's input is made of, and its rows of W
+    biases: Numbers  # of the input's products outside the body, added to the gates' own
+    lengths: ir.Value | None
+
+
+def _recognised(parts: ScanParts) -> _Found | None:
+    reverse = {sequence.reverse for sequence in (*parts.inputs, *parts.outputs)}
+    if len(reverse) != 1 or not parts.states or any(rank(state.inside) != 2 for state in parts.states):
+        return None
+    live, following, outputs = _unmasked(parts)
+    lengths = None if live is None else _lengths_of(live)
+    if live is not None and lengths is None:
+        return None
+    try:
+        equations = Equations(_given(parts))
+        forms = [equations.of(value) for value in following]
+        states = [next(iter(equations.of(state.inside).terms))[0] for state in parts.states]
+        cell = found_cell(states, forms)
+        if cell is None or any(equations.of(value).key != forms[cell.output].key for value in outputs):
+            return None
+        sources = _sources(cell, parts)
+    except NoEquations:
+        return None
+    return None if sources is None else _Found(cell, *sources, lengths)
+
+
+def _given(parts: ScanParts) -> dict[ir.Value, Form]:
+    given = [*(state.inside for state in parts.states), *(sequence.inside for sequence in parts.inputs)]
+    return {value: atom_of(value, width) for value in given if rank(value) == 2 and (width := last_size(value)) is not None}
+
+
+def _unmasked(parts: ScanParts) -> tuple[ir.Value | None, list[ir.Value], list[ir.Value]]:
+    """The scanned sequence that says which steps are live, if there is one, and next states and outputs at live steps."""
+    following = [skip_identities(state.following) for state in parts.states]
+    outputs = [skip_identities(sequence.inside) for sequence in parts.outputs]
+    masks = {_where(value)[0] for value in (*following, *outputs)}
+    live = next(iter(masks))
+    if len(masks) != 1 or live is None or live not in {sequence.inside for sequence in parts.inputs}:
+        return None, following, outputs
+    old = all(_where(value)[2] is state.inside for value, state in zip(following, parts.states, strict=True))
+    zeros = [constant(_where(value)[2]) for value in outputs]
+    if not old or any(zero is None or zero.any() for zero in zeros):
+        return None, following, outputs
+    outside = next(sequence.outside for sequence in parts.inputs if sequence.inside is live)
+    new = [_where(value)[1] for value in (*following, *outputs)]
+    values = [skip_identities(value) for value in new if value is not None]
+    return outside, values[: len(following)], values[len(following) :]
+
+
+def _where(value: ir.Value) -> tuple[ir.Value | None, ir.Value | None, ir.Value | None]:
+    node = value.producer()
+    if node is None or node.op_type != "Where":
+        return None, None, None
+    return node.inputs[0], node.inputs[1], node.inputs[2]
+
+
+def _lengths_of(live: ir.Value) -> ir.Value | None:
+    """The int32 lengths (B,), an input of the model, of a mask (T, B, 1) that is true up to them."""
+    less = _single_axis_added(live, -1, 2)
+    node = None if less is None else less.producer()
+    if node is None or node.op_type != "Less" or node.inputs[0] is None or node.inputs[1] is None:
+        return None
+    steps, counts = _single_axis_added(node.inputs[0], 1), _single_axis_added(node.inputs[1], 0)
+    counting = None if steps is None else steps.producer()
+    if counting is None or counting.op_type != "Range" or counts is None:
+        return None
+    if integers(counting.inputs[0]) != [0] or integers(counting.inputs[2]) != [1]:
+        return None
+    while (cast := counts.producer()) is not None and cast.op_type == "Cast" and cast.inputs[0] is not None:
+        counts = cast.inputs[0]
+    # Lengths that are calculated may be 0 or beyond the sequence, where a node differs from a mask.
+    return counts if counts.is_graph_input() and counts.dtype == ir.DataType.INT32 and rank(counts) == 1 else None
+
+
+def _single_axis_added(value: ir.Value, *axes: int) -> ir.Value | None:
+    node = value.producer()
+    if node is None or node.op_type != "Unsqueeze":
+        return None
+    new = integers(node.inputs[1])
+    return node.inputs[0] if new is not None and len(new) == 1 and new[0] in axes else None
+
+
+def _sources(cell: FoundCell, parts: ScanParts) -> tuple[tuple[tuple[ir.Value, Numbers], ...], Numbers] | None:
+    """What the gates see besides the states: sequences outside, and the rows (k, G*H) of each.
+
+    A sequence that only moves to the gates was multiplied by its weights outside: that product is the node's own. Where it was
+    not, the node would multiply by ones and zeros, which pays for small ones alone.
+    """
+    H, G = cell.gates[0].R.shape[0], len(cell.gates)
+    rows: dict[ir.Value, Numbers] = {}
+    for number, gate in enumerate(cell.gates):
+        for atom, coefficient in gate.x.items():
+            outside = next((sequence.outside for sequence in parts.inputs if sequence.inside is atom.value), None)
+            width = None if atom.value is None else last_size(atom.value)
+            if outside is None or width is None or rank(outside) != 3:
+                return None
+            W = rows.setdefault(outside, np.zeros((width, G * H)))
+            part = coefficient if coefficient.ndim == 2 else np.diag(coefficient)
+            W[atom.first : atom.first + atom.width, number * H : (number + 1) * H] += part
+    biases, sources = np.zeros(G * H), []
+    for outside, W in rows.items():
+        product = _product_outside(outside) if is_selection(np.abs(W)) else None
+        if product is None:
+            if is_selection(np.abs(W)) and W.size > WORTHWHILE:
+                return None
+            sources.append((outside, W))
+            continue
+        for term, coefficient in product.terms.items():
+            if not term:
+                biases = biases + coefficient @ W
+            else:
+                sources.append((_atom_value(term[0]), (coefficient if coefficient.ndim == 2 else np.diag(coefficient)) @ W))
+    return (tuple(sources), biases) if sources else None
+
+
+def _product_outside(value: ir.Value) -> Form | None:
+    """A sequence (T, B, n) as products of others with their weights and a bias; None where it is anything else."""
+    node = skip_identities(value).producer()
+    bias = None
+    if node is not None and node.op_type == "Add":
+        pairs = ((node.inputs[0], constant(node.inputs[1])), (node.inputs[1], constant(node.inputs[0])))
+        sum_of = next(
+            ((other, array) for other, array in pairs if other is not None and array is not None and array.ndim <= 1), None
+        )
+        if sum_of is None:
+            return None
+        node, bias = sum_of[0].producer(), sum_of[1]
+    weights = constant(node.inputs[1]) if node is not None and node.op_type == "MatMul" else None
+    x = node.inputs[0] if node is not None else None
+    width = last_size(value)
+    if weights is None or weights.ndim != 2 or x is None or rank(x) != 3 or width is None:
+        return None
+    atom = Atom(INPUT, value=x, width=weights.shape[0])
+    product = Form(width, {(atom,): weights.astype(np.float64)})
+    return product if bias is None else added(product, constant_form(bias, width))
+
+
+def _atom_value(atom: Atom) -> ir.Value:
+    assert atom.value is not None
+    return atom.value
+
+
+def _replace(graph: ir.Graph, parts: ScanParts, found: _Found) -> None:
+    cell, H = found.cell, found.cell.gates[0].R.shape[0]
+    outer = parts.node.graph
+    assert isinstance(outer, ir.Graph)
+    like = parts.states[0].last
+    nodes: list[ir.Node] = []
+
+    def made(
+        operator: str, inputs: list[ir.Value | None], shape: list[int | ir.SymbolicDim | None] | None, **attributes: int
+    ) -> ir.Value:
+        node, output = new_node(operator, inputs, like, shape, **attributes)
+        nodes.append(node)
+        return output
+
+    T, B = found.sources[0][0].shape[:2]  # type: ignore[index]
+    values = [value for value, _ in found.sources]
+    W = np.concatenate([rows for _, rows in found.sources])  # (I, G*H)
+    x = values[0] if len(values) == 1 else made("Concat", list(values), [T, B, W.shape[0]], axis=-1)
+    R = np.concatenate([gate.R.T for gate in cell.gates])  # (G*H, H)
+    name = f"{like.name}_{cell.operator}"
+    weights = [initializer(graph, f"{name}_{letter}", array[None].astype(np.float32)) for letter, array in (("W", W.T), ("R", R))]
+    bias = initializer(graph, f"{name}_B", _biases(found)[None])
+    peepholes = None
+    if cell.peepholes:
+        P = np.concatenate([cell.gates[index].p for index in (0, 1, 2)])  # i, o, f
+        peepholes = initializer(graph, f"{name}_P", P[None].astype(np.float32))
+    one, first = (initializer(graph, f"{name}_{axis}", np.array([number])) for axis, number in (("direction", 1), ("state", 0)))
+    order = [cell.output] if cell.memory is None else [cell.output, cell.memory]
+    initial = [_zero_or(parts.states[index].initial) for index in order]
+    given = [
+        None if all(value is None for value in initial) else made("Unsqueeze", [parts.states[index].initial, first], [1, B, H])
+        for index in order
+    ]
+    node = _native_node(cell, [x, *weights, bias, found.lengths, *given], peepholes, parts.inputs[0].reverse)
+    for output, (part, shape) in zip(node.outputs, (("Y", [T, 1, B, H]), ("Y_h", [1, B, H]), ("Y_c", [1, B, H])), strict=False):
+        output.name, output.type, output.shape = f"{name}_{part}", like.type, ir.Shape(shape)
+    nodes.append(node)
+    ys = [(sequence.outside, made("Squeeze", [node.outputs[0], one], [T, B, H])) for sequence in parts.outputs]
+    ends = [
+        (parts.states[index].last, made("Squeeze", [node.outputs[1 + place], first], [B, H])) for place, index in enumerate(order)
+    ]
+    outer.insert_before(parts.node, nodes)
+    for value, by in (*ys, *ends):
+        replace(value, by)
+    discard(parts.node)
+
+
+def _native_node(cell: FoundCell, inputs: list[ir.Value | None], peepholes: ir.Value | None, reverse: bool) -> ir.Node:
+    attributes: dict[str, int | str | list[str]] = {
+        "direction": "reverse" if reverse else "forward",
+        "hidden_size": cell.gates[0].R.shape[0],
+    }
+    usual = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh")}.get(cell.operator)
+    if cell.activations != usual:
+        attributes["activations"] = list(cell.activations)
+    if cell.operator == "GRU":
+        attributes["linear_before_reset"] = int(cell.reset_after)
+    if peepholes is not None:
+        inputs = [*inputs, peepholes]
+    return ir.node(cell.operator, inputs, attributes, num_outputs=3 if cell.operator == "LSTM" else 2)
+
+
+def _biases(found: _Found) -> Numbers:
+    """ONNX's B, (2*G*H,): the sum of a gate's biases in two halves, the second what rounding the first leaves."""
+    cell = found.cell
+    total = np.concatenate([gate.b for gate in cell.gates]) + found.biases
+    first = total.astype(np.float32)
+    second = (total - first).astype(np.float32)
+    if cell.reset_after:
+        H = cell.hidden_bias.shape[0]
+        second[-H:] = cell.hidden_bias  # it is multiplied by the reset gate
+    both: Numbers = np.concatenate([first, second])
+    return both
+
+
+def _zero_or(value: ir.Value) -> ir.Value | None:
+    """An initial state; None where it is zero, as a node begins by itself."""
+    node = value.producer()
+    if node is not None and node.op_type == "ConstantOfShape":
+        filled = node.attributes.get("value")
+        if filled is None or not filled.as_tensor().numpy().any():
+            return None
+    return value
