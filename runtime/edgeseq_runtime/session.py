@@ -234,15 +234,12 @@ def load_model(model: bytes | Path, plan: Plan, *, optimise: bool = True) -> Mod
     if plan.backend == "tensorrt-network":
         return _parsed_by_tensorrt(model, plan)
     if plan.backend == "tensorrt":
-        raise ProviderError(
-            f"device '{plan.device}' asks for a TensorRT engine, and this release plans engines but does not run them; "
-            f"'edgeseq plan MODEL --device {plan.device}' says what one needs; to run there now, choose device 'cuda' "
-            "(pip install \"edgeseq[gpu]\"; on a Jetson module, the onnxruntime-gpu built for its JetPack) or device 'cpu' "
-            '(pip install "edgeseq[ort]")'
-        )
+        from edgeseq_runtime.backends import tensorrt_backend
+
+        return tensorrt_backend.load_model(model, plan)
     if plan.backend != "onnxruntime":
         raise ProviderError(
-            f"device '{plan.device}' asks for backend '{plan.backend}'; this release has: onnxruntime, tensorrt-network"
+            f"device '{plan.device}' asks for backend '{plan.backend}'; this release has: onnxruntime, tensorrt, tensorrt-network"
         )
     loaded: Model = onnxruntime_backend(plan).load_model(model, plan, optimise=optimise)
     return loaded

@@ -1,8 +1,8 @@
 """Feed a model piece by piece, its state kept between the pieces.
 
-Each state tensor has two buffers. One call is bound to read the first and write the second, another to read the second and
-write the first; a step runs the one whose turn it is, so state is never copied. Inputs and outputs have buffers of their
-own, made when a chunk of some length is seen first.
+Each state tensor has two buffers, kept where the model computes. One call is bound to read the first and write the second, another
+to read the second and write the first; a step runs the one whose turn it is, so state is never copied. Inputs and outputs have
+buffers of their own, made when a chunk of some length is seen first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from edgeseq_runtime.tensors.spec import Array
 from edgeseq_runtime.timing import KEPT, StepClock, StepTimes
 
 if TYPE_CHECKING:
-    from edgeseq_runtime.backends.model import BoundCall, Model
+    from edgeseq_runtime.backends.model import BoundCall, Buffer, Model
 
 MAX_CHUNK_SIZES = 16  # sets of buffers kept; the one unused longest makes room for a new one
 
@@ -59,7 +59,7 @@ class Stream:
         self._names = tuple(spec.name for spec in interface.data_inputs)
         self._held: dict[str, Array] = {}
         self._sizes = dict.fromkeys(named_axes(interface.state_inputs), batch)
-        self._buffers = (_zero_state(interface, self._sizes), _zero_state(interface, self._sizes))
+        self._buffers = (self._zero_state(), self._zero_state())
         self._turn = 0  # which of the two buffers holds the state
         self._chunks: OrderedDict[Shapes, Chunk] = OrderedDict()
         self._chunk: Chunk | None = None
@@ -148,7 +148,7 @@ class Stream:
         self._acquire()
         try:
             for buffer in self._buffers[self._turn].values():
-                buffer.fill(0)
+                buffer.clear()
         finally:
             self._busy.release()
 
@@ -161,7 +161,7 @@ class Stream:
         """
         self._acquire()
         try:
-            return {name: buffer.copy() for name, buffer in self._buffers[self._turn].items()}
+            return {name: buffer.read() for name, buffer in self._buffers[self._turn].items()}
         finally:
             self._busy.release()
 
@@ -172,7 +172,7 @@ class Stream:
         self._acquire()
         try:
             for name, buffer in self._buffers[self._turn].items():
-                np.copyto(buffer, checked[name])
+                buffer.write(checked[name])
         finally:
             self._busy.release()
 
@@ -191,9 +191,9 @@ class Stream:
             old, new = self._buffers[self._turn], self._buffers[1 - self._turn]
             for spec in self._interface.state_inputs:
                 if BATCH in spec.shape:
-                    np.take(old[spec.name], order.astype(np.intp), axis=spec.shape.index(BATCH), out=new[spec.name], mode="clip")
+                    new[spec.name].take(old[spec.name], order.astype(np.intp), spec.shape.index(BATCH))
                 else:
-                    np.copyto(new[spec.name], old[spec.name])
+                    new[spec.name].write(old[spec.name].read())
             self._turn = 1 - self._turn
         finally:
             self._busy.release()
@@ -259,7 +259,7 @@ class Stream:
         inputs = {**own, **self._held}
         declared = {spec.name: zeros_at(spec, sizes) for spec in interface.data_outputs}
         outputs = {name: array for name, array in declared.items() if array is not None}
-        first, second = self._buffers
+        first, second = ({name: buffer.bound for name, buffer in state.items()} for state in self._buffers)
         specs = [spec for spec in interface.data_inputs if spec.name in own]
         return Chunk(
             known=KnownInputs(specs, arrays, sizes, interface.lengths, own),
@@ -271,6 +271,11 @@ class Stream:
                 self._model.bind({**inputs, **second}, {**declared, **_continued(interface, first)}),
             ),
         )
+
+    def _zero_state(self) -> dict[str, Buffer]:
+        specs = self._interface.state_inputs
+        zeros = {spec.name: np.zeros(shape_at(spec, self._sizes) or (), spec.dtype) for spec in specs}
+        return {name: self._model.buffer(name, array) for name, array in zeros.items()}
 
 
 def _two_threads() -> StreamError:
@@ -289,10 +294,6 @@ def _require_state(interface: Interface) -> None:
         raise StreamError(f"the state has the axes {list(axes)}; a stream can only choose the batch, '{BATCH}': use run")
 
 
-def _zero_state(interface: Interface, sizes: dict[str, int]) -> dict[str, Array]:
-    return {spec.name: np.zeros(shape_at(spec, sizes) or (), spec.dtype) for spec in interface.state_inputs}
-
-
-def _continued(interface: Interface, buffers: Mapping[str, Array]) -> dict[str, Array]:
-    """State buffers by the name of the output that is written to them."""
+def _continued(interface: Interface, buffers: Mapping[str, Any]) -> dict[str, Any]:
+    """What is bound for state by the name of the output that is written to them."""
     return {output: buffers[name] for name, output in interface.state.items()}

@@ -8,9 +8,11 @@ https://docs.nvidia.com/cuda/cuda-runtime-api/. Each call's return code is check
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,8 +37,6 @@ THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal: what other threads do does
 MAJOR, MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor and Minor
 NAME = 256  # bytes: the first member of cudaDeviceProp, in every version
 PROPERTIES = 16384  # bytes: more than cudaDeviceProp has in any version
-
-Host = int | None
 
 
 class CudaFailed(ProviderError):
@@ -200,19 +200,26 @@ class Stream:
         Raises:
             CudaFailed: it can't be recorded; the stream is as before.
         """
-        self._cuda.call("cudaStreamBeginCapture", self._pointer, ctypes.c_int(THREAD_LOCAL))
+        collecting = gc.isenabled()
+        gc.disable()  # memory that is let go of while a thread captures would end its capture
+        try:
+            return self._cuda.graph(self._recorded(work))
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _recorded(self, work: Callable[[], None]) -> int:
         recorded = ctypes.c_void_p()
+        self._cuda.call("cudaStreamBeginCapture", self._pointer, ctypes.c_int(THREAD_LOCAL))
         try:
             work()
         except BaseException:
-            try:
+            with suppress(CudaFailed):  # what was said first is the reason
                 self._cuda.call("cudaStreamEndCapture", self._pointer, ctypes.byref(recorded))
                 self._cuda.call("cudaGraphDestroy", recorded)
-            except CudaFailed:
-                pass  # what was said first is the reason
             raise
         self._cuda.call("cudaStreamEndCapture", self._pointer, ctypes.byref(recorded))
-        return self._cuda.graph(recorded.value or 0)
+        return recorded.value or 0
 
     def launch(self, graph: Graph) -> None:
         """Queue what was captured."""

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edgeseq_runtime.backends.engine_folder import default_base, engine_folder, engine_key
+from edgeseq_runtime.backends.model import HostBuffer
 from edgeseq_runtime.backends.packaged_libraries import load_packaged
 from edgeseq_runtime.detect.jetson import read_jetson
 from edgeseq_runtime.detect.libraries import find_library, library_folders, packaged_folders
@@ -132,6 +133,10 @@ class OnnxRuntimeModel:
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> BoundCall:
         """A call that reads and writes these arrays, which must be C-contiguous."""
         return BoundCall(self._session, inputs, outputs)
+
+    def buffer(self, name: str, array: Array) -> HostBuffer:
+        """A state that is kept in an array."""
+        return HostBuffer(array)
 
 
 def load_model(model: bytes | Path, plan: Plan, *, optimise: bool = True) -> OnnxRuntimeModel:

@@ -18,6 +18,7 @@ import numpy as np
 
 from edgeseq_runtime.backends.cuda import Cuda, CudaFailed, DeviceMemory, Graph
 from edgeseq_runtime.backends.engine_store import EngineRecord, keep_bytes, kept_bytes
+from edgeseq_runtime.backends.model import Rows
 from edgeseq_runtime.backends.tensorrt_library import Library
 from edgeseq_runtime.errors import InputError, ProviderError, UsageError
 from edgeseq_runtime.forecast.axes import Ranges
@@ -68,6 +69,16 @@ class DeviceBuffer:
             self._lane.stream.copy_in(self.memory, self._staged)
             self._lane.stream.wait()
 
+    def clear(self) -> None:
+        """Set every value to zero."""
+        with self._lane.lock:
+            self._lane.stream.clear(self.memory)
+            self._lane.stream.wait()
+
+    def take(self, other: DeviceBuffer, rows: Rows, axis: int) -> None:
+        """Set row i along an axis to row `rows[i]` of another buffer. Rows go by the CPU: this is between steps, not in them."""
+        self.write(np.take(other.read(), rows, axis=axis))
+
 
 class Lane:
     """A stream, a context unless it is for copies alone, and whose turn it is."""
@@ -108,9 +119,9 @@ class BoundCall:
         self._why_not = "" if capture and model.captures else "not asked for"
         for name, value in self._inputs.items():
             self._take(model.tensors[name], value)
-        self._profile = model.profile_for(self._inputs)
-        with self._lane.lock:
-            self._prepare()
+        if not self._values:  # whose values are not known yet
+            with self._lane.lock:
+                self._prepare()
 
     @property
     def captured(self) -> bool:
@@ -174,8 +185,8 @@ class BoundCall:
         for name, array, staged, _ in self._sent:
             if name in self._values:
                 _set(name, staged, array)
-        self._profile = model.profile_for(self._inputs)
-        _require(context.set_optimization_profile_async(self._profile, lane.stream.handle), model, "optimisation profile")
+        profile = model.profile_for(self._inputs)
+        _require(context.set_optimization_profile_async(profile, lane.stream.handle), model, f"optimisation profile {profile}")
         for name, value in self._inputs.items():
             if name not in self._values:
                 _require(context.set_input_shape(name, tuple(value.shape)), model, f"shape {tuple(value.shape)} of input '{name}'")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorrt_rtx as trt
 
+from edgeseq_runtime.backends.model import HostBuffer
 from edgeseq_runtime.backends.tensorrt_builder import parsed
 from edgeseq_runtime.backends.tensorrt_library import Library
 from edgeseq_runtime.plan import Plan
@@ -82,6 +83,10 @@ class TensorRtNetworkModel:
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> BoundCall:
         """A call that reads and writes these arrays."""
         return BoundCall(self._interpreter, inputs, outputs)
+
+    def buffer(self, name: str, array: Array) -> HostBuffer:
+        """A state that is kept in an array."""
+        return HostBuffer(array)
 
 
 def load_model(model: bytes | Path, plan: Plan) -> TensorRtNetworkModel:
