@@ -20,7 +20,7 @@ from filled_page import fill
 from library_models import MODELS, bundle_of
 from rich.console import Console
 
-from edgeseq_export.half import in_half
+from edgeseq_quantize.half import in_half
 from edgeseq_runtime import measure_parity, open_bundle
 from edgeseq_runtime.backends.tensorrt_builder import build_engine
 from edgeseq_runtime.backends.tensorrt_network_backend import LIBRARY, VERSION, parse_network

@@ -12,7 +12,7 @@ from recurrent_cases import CASES
 
 import edgeseq_runtime
 from edgeseq_export import ExportNotice, export
-from edgeseq_export.half import in_half
+from edgeseq_quantize.half import in_half
 from edgeseq_runtime.bundle import LOW_PRECISION_GATES, with_precision
 from edgeseq_runtime.errors import ProviderError
 from edgeseq_runtime.plan import make_plan

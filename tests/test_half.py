@@ -10,7 +10,7 @@ import runtime_models
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseq_export.half import in_half, rounded_to_half
+from edgeseq_quantize.half import in_half, rounded_to_half
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>'
 SCAN = """agraph (float[T,B,3] x, float[B,3] h) => (float[B,3] last, float[T,B,3] y) <float scale = {0.3}> {

@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 from library_models import MODELS, bundle_of  # noqa: E402
 from tensorrt_compile import DEVICE, compiled, mismatches, ranges_of  # noqa: E402
 
-from edgeseq_export.half import in_half  # noqa: E402
+from edgeseq_quantize.half import in_half  # noqa: E402
 from edgeseq_runtime.backends.tensorrt_network_backend import parse_network  # noqa: E402
 
 # Parsed and at parity as all others are, and not built: the reason that TensorRT-RTX 1.7.1 gives, as docs/tensorrt.md lists it.

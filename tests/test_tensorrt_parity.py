@@ -13,7 +13,7 @@ from runtime_models import faulty, node_of
 from typer.testing import CliRunner
 
 import edgeseq_runtime
-from edgeseq_export.half import in_half
+from edgeseq_quantize.half import in_half
 from edgeseq_runtime.bundle import LOW_PRECISION_GATES, open_bundle, with_precision
 from edgeseq_runtime.cli.main import app
 from edgeseq_runtime.errors import BadModel, UsageError

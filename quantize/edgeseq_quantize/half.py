@@ -5,6 +5,8 @@ Inputs and outputs keep their dtypes; a cast at each stands between them and the
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -12,20 +14,24 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgeseq_quantize.layers import Layer
+
 _HALF, _SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
+_RECURRENT = ("LSTM", "GRU", "RNN")
 _LARGEST, _SMALLEST = 65504.0, 2.0**-24  # of float16, above zero
 
 
-def in_half(model: bytes) -> bytes:
+def in_half(model: bytes, keep: Collection[str] = ()) -> bytes:
     """A serialised model with every float32 value inside it in float16, products of nodes included.
 
-    A recurrent node with lengths stays float32: TensorRT-RTX 1.7.1 can't parse one in half precision.
+    A recurrent node with lengths stays float32: TensorRT-RTX 1.7.1 can't parse one in half precision. So do those named in
+    `keep`, by the first output that they have.
 
     A constant beyond float16's range becomes the nearest finite value, one too small for it the smallest above zero.
     """
     made = ir.serde.deserialize_model(onnx.load_from_string(model))
     graph = made.graph
-    single = [node for node in ir.traversal.RecursiveGraphIterator(graph) if _stays_single(node)]
+    single = [node for node in ir.traversal.RecursiveGraphIterator(graph) if stays_single(node) or _name(node) in keep]
     weights = {id(value) for node in single for value in node.inputs if value is not None and _used_by(value) <= set(single)}
     for node in list(ir.traversal.RecursiveGraphIterator(graph)):
         _retype(node)
@@ -53,8 +59,26 @@ def rounded_to_half(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.where(lost, np.copysign(_SMALLEST, limited), limited).astype(np.float16)
 
 
-def _stays_single(node: ir.Node) -> bool:
-    return node.op_type in ("LSTM", "GRU", "RNN") and len(node.inputs) > 4 and node.inputs[4] is not None
+def half_layers(model: bytes) -> tuple[Layer, ...]:
+    """Every recurrent node, each of which can be kept in float32, in the order of the graph."""
+    graph = ir.serde.deserialize_model(onnx.load_from_string(model)).graph
+    return tuple(_layer(node) for node in ir.traversal.RecursiveGraphIterator(graph) if node.op_type in _RECURRENT)
+
+
+def stays_single(node: ir.Node) -> bool:
+    """Whether a node can't be in half precision."""
+    return node.op_type in _RECURRENT and len(node.inputs) > 4 and node.inputs[4] is not None
+
+
+def _layer(node: ir.Node) -> Layer:
+    recurrent = node.inputs[2]
+    sizes = [] if recurrent is None or recurrent.shape is None else [size for size in recurrent.shape if isinstance(size, int)]
+    refusal = "it has lengths, and TensorRT-RTX can't parse such a node in half precision" if stays_single(node) else ""
+    return Layer(_name(node), node.op_type, math.prod(sizes[1:]), refusal)
+
+
+def _name(node: ir.Node) -> str:
+    return next((value.name for value in node.outputs if value.name), "")
 
 
 def _used_by(value: ir.Value) -> set[ir.Node]:
