@@ -28,12 +28,14 @@ from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
 OURS = "edgeseq"
+TUNED = "edgeseq, tuned"
 ROUNDS = 20
 
 Arrays = dict[str, Array]
 Peer = Callable[[Arrays], Arrays]  # every input by name, state included -> outputs by name
 Progress = Callable[[int, int], None]  # (rounds done, rounds in all)
 Observer = Callable[[str, str, Sequence[int]], None]  # (mode, who, nanoseconds of every call)
+Tuner = Callable[[str, int, int], Session]  # (mode, T, B) -> the session that is fastest at it here
 
 
 class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +85,7 @@ def measure_bench(
     batch: int = 1,
     seconds: float = 1.0,
     peers: Mapping[str, Peer] | None = None,
+    tune: bool = False,
     progress: Progress = lambda done, total: None,
     observe: Observer = lambda mode, who, nanoseconds: None,
 ) -> BenchReport:
@@ -97,17 +100,19 @@ def measure_bench(
         batch: sequences at once.
         seconds: to spend on each candidate in each mode, about.
         peers: what else to time on the same inputs, by name. A step gives it the state that it returned last.
+        tune: time the plan that is fastest here, too; `edgeseq_runtime.tune_plan` finds it, with `threads` at most.
         progress: told after each round.
         observe: shown the times behind each row.
 
     Raises:
-        UsageError: no such file or precision, or less than one step, sequence or microsecond.
+        UsageError: no such file or precision, less than one step, sequence or microsecond, or nothing that can be tuned.
         BundleError, DeviceError, ProviderError: as `load`.
     """
     if steps < 1 or batch < 1 or seconds < 1e-6:
         raise UsageError(f"steps {steps}, batch {batch}, seconds {seconds}: give 1 or more of each, and some time")
     session, example = _opened(Path(path), device, precision, threads)
-    modes = _modes(session, example, steps, batch, dict(peers or {}))
+    tuner = _tuner(Path(path), session, threads) if tune else None
+    modes = _modes(session, example, steps, batch, dict(peers or {}), tuner)
     total = ROUNDS * len(modes)
     rows: list[BenchRow] = []
     for index, mode in enumerate(modes):
@@ -160,13 +165,33 @@ def _input_at(interface: Interface, spec: TensorSpec, example: Array | None, siz
     return np.asarray(example, order="C")  # ascontiguousarray would give a number a dimension
 
 
-def _modes(session: Session, example: Arrays, steps: int, batch: int, peers: dict[str, Peer]) -> list[_Mode]:
+def _tuner(path: Path, session: Session, threads: int | None) -> Tuner:
+    # Tuning times the inputs that this file makes.
+    from edgeseq_runtime.tuning import Workload, tune_plan
+
+    if path.suffix == ".onnx":
+        raise UsageError(f"{path} is a plain ONNX model: nothing proves a tuned plan; export it to a bundle to tune it")
+    bundle = open_bundle(path)
+
+    def tuned(mode: str, T: int, B: int) -> Session:
+        workload = Workload("step" if mode == "step" else "sequence", T, B)
+        return open_session(bundle, tune_plan(bundle, session.plan, workload=workload, max_threads=threads).plan)
+
+    return tuned
+
+
+def _modes(
+    session: Session, example: Arrays, steps: int, batch: int, peers: dict[str, Peer], tuner: Tuner | None = None
+) -> list[_Mode]:
     whole = inputs_at(session.interface, example, steps, batch)
-    modes = [_Mode("sequence", steps, {OURS: lambda: session.run(whole), **_each(peers, lambda f: lambda: f(whole))})]
+    ours = {OURS: session} | ({TUNED: tuner("sequence", steps, batch)} if tuner else {})
+    calls = {who: partial(one.run, whole) for who, one in ours.items()}
+    modes = [_Mode("sequence", steps, {**calls, **_each(peers, lambda f: lambda: f(whole))})]
     if session.state:
         step = inputs_at(session.interface, example, 1, batch)
-        calls = {OURS: _our_step(session, step, batch), **_each(peers, lambda f: _peer_step(f, step, session.state))}
-        modes.insert(0, _Mode("step", 1, calls))
+        ours = {OURS: session} | ({TUNED: tuner("step", 1, batch)} if tuner else {})
+        steps_of = {who: _our_step(one, step, batch) for who, one in ours.items()}
+        modes.insert(0, _Mode("step", 1, {**steps_of, **_each(peers, lambda f: _peer_step(f, step, session.state))}))
     return modes
 
 

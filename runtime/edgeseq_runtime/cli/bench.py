@@ -22,6 +22,9 @@ TorchOption = Annotated[
 StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Time steps of the whole sequence.")]
 BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Sequences at once.")]
 SecondsOption = Annotated[float, typer.Option("--seconds", min=0.001, help="For each candidate in each mode, about.")]
+TuneOption = Annotated[
+    bool, typer.Option("--tune", help="Time the plan that is fastest here beside it, found as edgeseq compile does.")
+]
 
 
 def bench_command(
@@ -33,6 +36,7 @@ def bench_command(
     steps: StepsOption = 100,
     batch: BatchOption = 1,
     seconds: SecondsOption = 1.0,
+    tune: TuneOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -48,6 +52,7 @@ def bench_command(
             batch=batch,
             seconds=seconds,
             peers=peers,
+            tune=tune,
             progress=report_progress,
         )
     if as_json:

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from edgeseq_runtime.cli.bench import bench_command
+from edgeseq_runtime.cli.compile import compile_command
 from edgeseq_runtime.cli.devices import devices_command
 from edgeseq_runtime.cli.inspect import inspect_command
 from edgeseq_runtime.cli.options import DEBUG, DebugOption
@@ -65,6 +66,7 @@ for name, command in (
     ("inspect", inspect_command),
     ("devices", devices_command),
     ("plan", plan_command),
+    ("compile", compile_command),
     ("run", run_command),
     ("parity", parity_command),
     ("records", records_command),

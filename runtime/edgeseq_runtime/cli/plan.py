@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Group, RenderableType
 
-from edgeseq_runtime.bundle import open_bundle
+from edgeseq_runtime.bundle import Bundle, open_bundle
 from edgeseq_runtime.cli.options import (
     BundleArgument,
     DebugOption,
@@ -19,9 +19,11 @@ from edgeseq_runtime.cli.options import (
     ThreadsOption,
 )
 from edgeseq_runtime.console import OUT, pairs, table
+from edgeseq_runtime.errors import EdgeseqError
 from edgeseq_runtime.forecast import Bound, Finding, Forecast, make_forecast
 from edgeseq_runtime.interface import size_text
-from edgeseq_runtime.plan import BACKENDS
+from edgeseq_runtime.plan import BACKENDS, Plan
+from edgeseq_runtime.tuning import find_tuning
 
 BackendOption = Annotated[str | None, typer.Option("--backend", help=f"Another than the device's own: {', '.join(BACKENDS)}.")]
 JetPackOption = Annotated[str | None, typer.Option("--jetpack", help="Of a Jetson module; the newest that runs on it unless said.")]
@@ -59,7 +61,7 @@ def plan_command(
     if as_json:
         print(json.dumps(forecast.to_json(), indent=1))
         return
-    for index, part in enumerate(_parts(forecast)):
+    for index, part in enumerate((*_parts(forecast), *_tuned(opened, forecast.plan))):
         if index:
             OUT.print()
         OUT.print(part)
@@ -104,6 +106,18 @@ def _decisions(forecast: Forecast) -> Iterator[tuple[str, object]]:
         yield "on the CPU", ", ".join(dict.fromkeys(left)) or "no node that computes with data"
     yield "memory", _memory_text(forecast)
     yield from (("install", command) for command in software.install)
+
+
+def _tuned(bundle: Bundle, plan: Plan) -> Iterator[RenderableType]:
+    """What is kept of tuning this plan for this machine."""
+    try:
+        found = find_tuning(bundle, plan)
+    except EdgeseqError:  # not a CPU's plan, or ONNX Runtime is not there
+        return
+    if found is not None:
+        gain = found.record.gain
+        said = f", {gain.median:.2f} times as fast" if gain else ": nothing else is certainly faster"
+        yield pairs([("tuned", f"for {found.record.workload}: {found.record.chosen}{said}; used by load(..., tune=True)")])
 
 
 def _memory_text(forecast: Forecast) -> str:

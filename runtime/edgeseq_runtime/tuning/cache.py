@@ -38,9 +38,9 @@ def usable_cores() -> tuple[int, ...]:
 
 
 def tuning_facts(bundle: Bundle, plan: Plan, workload: Workload, max_threads: int, backend_version: str) -> dict[str, Any]:
-    """Everything that a choice depends on, as JSON values."""
+    """Everything that a choice depends on, as they are read back from JSON."""
     processor = read_processor(Path("/"))
-    return {
+    facts = {
         "bundle": bundle.sha256,
         "plan": {name: value for name, value in msgspec.to_builtins(plan).items() if name != "hazards"},
         "workload": msgspec.to_builtins(workload),
@@ -53,6 +53,8 @@ def tuning_facts(bundle: Bundle, plan: Plan, workload: Workload, max_threads: in
         },
         "versions": {plan.backend: backend_version, "edgeseq": version("edgeseq")},
     }
+    read: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(facts))  # a tuple becomes a list
+    return read
 
 
 def record_path(facts: dict[str, Any], base: Path | None = None) -> Path:

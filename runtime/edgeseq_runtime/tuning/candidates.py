@@ -52,16 +52,16 @@ def candidates_for(plan: Plan, max_threads: int) -> tuple[Candidate, ...]:
 
 def _free() -> Iterator[Candidate]:
     yield Candidate(
-        name="weights as they are",
+        name="unpacked weights",
         why="a product with one vector may read weights faster as they are stored than packed into blocks for matrices",
         session_options=PREPACKING,
     )
     yield Candidate(
-        name="graph level extended",
+        name="extended graph",
         why="a layout that suits large convolutions may cost more than it brings on small ones",
         graph_level="extended",
     )
-    yield Candidate(name="graph level basic", why="a fused operator may be slower than its parts", graph_level="basic")
+    yield Candidate(name="basic graph", why="a fused operator may be slower than its parts", graph_level="basic")
 
 
 def _thread_counts(most: int) -> list[int]:
@@ -77,21 +77,21 @@ def _threaded(threads: int, plan: Plan) -> Iterator[Candidate]:
             yield Candidate(name="1 thread", why="threads that wait for each other cost time", threads=1, required=required)
         return
     yield Candidate(
-        name=f"{threads} threads, asleep between products",
-        why="products large enough to be shared, and to be worth waking a thread for",
+        name=f"{threads} threads, blocking",
+        why="products large enough to be shared, and to wake a thread for",
         threads=threads,
         session_options=BLOCKING,
         required=required,
     )
     yield Candidate(
-        name=f"{threads} threads, awake between products",
+        name=f"{threads} threads, spinning",
         why="products large enough to be shared, by threads that wait in a loop",
         threads=threads,
         session_options=SPINNING,
         required=required,
     )
     yield Candidate(
-        name=f"{threads} threads, awake between products, weights as they are",
+        name=f"{threads} threads, spinning, unpacked",
         why="both",
         threads=threads,
         session_options={**SPINNING, **PREPACKING},

@@ -8,7 +8,7 @@ median is below the smallest of n values with a probability of 2^-n (H. A. David
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil, comb, inf
+from math import ceil, comb
 from statistics import median
 
 from edgeseq_runtime.tuning.record import Gain
@@ -21,7 +21,7 @@ def gain_of(ratios: Sequence[float]) -> Gain:
     ordered = sorted(ratios)
     place = _place(len(ordered))
     if place is None:
-        return Gain(median(ordered), 0.0, inf, len(ordered))
+        return Gain(median(ordered), 0.0, None, len(ordered))
     return Gain(median(ordered), ordered[place], ordered[-1 - place], len(ordered))
 
 
@@ -46,7 +46,7 @@ def better_half(gains: Mapping[str, Gain], required: Mapping[str, float]) -> lis
 
     One that certainly falls short is left out, however many remain.
     """
-    kept = [name for name in gains if gains[name].high >= required[name]]
+    kept = [name for name in gains if gains[name].reaches(required[name])]
     kept.sort(key=lambda name: -gains[name].median / required[name])
     return kept[: ceil(len(gains) / 2)]
 

@@ -24,6 +24,7 @@ HEAT_ROUNDS = (2, 6)  # at least and at most
 SITTINGS, SITTING_ROUNDS = 8, (1, 4)
 FINAL = 0.5  # of the time
 PARTS = 1000  # that progress is told in
+SHORT, OVERTAKEN, UNCERTAIN, CHOSEN = "falls short", "overtaken", "not certain", "chosen"  # what became of a candidate
 
 Open = Callable[[Plan], Call]  # opens a session, and gives the workload as a call
 Prove = Callable[[Plan], str]  # why a plan does not compute what it has to; "" where it does
@@ -101,9 +102,9 @@ class Contest:
         gain = gain_of([ratio for ratio, _, _ in sittings])
         self._default_us = 1e6 * median(default for _, default, _ in sittings)
         if not is_clear(gain, best.required):
-            self._note(best, gain, f"not certainly {best.required:g} times as fast")
+            self._note(best, gain, UNCERTAIN)
             return None
-        self._note(best, gain, "chosen")
+        self._note(best, gain, CHOSEN)
         chosen_us = 1e6 * median(chosen for _, _, chosen in sittings)
         return Outcome(best, gain, self._default_us, chosen_us, tuple(self._tried.values()))
 
@@ -127,8 +128,8 @@ class Contest:
 
 
 def _standing(gain: Gain, required: float) -> str:
-    """Of one that may still be overtaken, or has been."""
-    return f"certainly less than {required:g}" if gain.high < required else "another did better"
+    """Of one that is left behind; one that goes on is judged again."""
+    return OVERTAKEN if gain.reaches(required) else SHORT
 
 
 def _halvings(count: int) -> list[int]:

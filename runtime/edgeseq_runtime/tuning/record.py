@@ -20,9 +20,13 @@ class Gain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many times faster than the default: 1.5 takes two thirds of its time."""
 
     median: float
-    low: float  # the true one is below this with a probability of 1 in 20 at most; 0 where too few rounds say so
-    high: float  # and above this alike; infinite there
+    low: float  # the true one is below this with a probability of 1 in 20 at most; 0 where the rounds are too few to tell
+    high: float | None  # and above this alike; None there
     rounds: int
+
+    def reaches(self, required: float) -> bool:
+        """Whether it may be as large as that, for all that is known."""
+        return self.high is None or self.high >= required
 
 
 class Tried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -58,6 +62,6 @@ class Tuning(NamedTuple):
     note: str = ""  # what did not go as it should
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values; infinity as null."""
+        """Everything as JSON values."""
         made: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self._asdict()))
         return made
