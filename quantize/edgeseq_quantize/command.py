@@ -11,7 +11,7 @@ import typer
 
 from edgeseq_quantize.layers import SMALLEST
 from edgeseq_quantize.quantising import quantize
-from edgeseq_quantize.report import FP32, REFUSED, WRITTEN, QuantizeReport, VariantRow
+from edgeseq_quantize.report import FP32, REFUSED, SKIPPED, LayerRow, QuantizeReport, VariantRow
 from edgeseq_quantize.variants import GATE, VARIANTS
 from edgeseq_runtime.bundle import RelativeGate
 from edgeseq_runtime.cli.arrays import read_npz
@@ -165,19 +165,16 @@ def _print_details(row: VariantRow) -> None:
         OUT.print(f"{row.name}: farthest off: {row.worst}", soft_wrap=True)
     if row.metric is not None:
         OUT.print(f"{row.name}: {metric_text(row.metric)}", soft_wrap=True)
-    if any(not math.isnan(layer.relative) for layer in row.layers):
+    tried = [layer for layer in row.layers if not math.isnan(layer.relative)]
+    if tried and row.verdict != SKIPPED:
         cells = [
-            (
-                f"{layer.operator} '{layer.name}'",
-                layer.weights,
-                _figure(layer.relative, ".2%"),
-                _state(row, layer.quantised),
-                layer.reason,
-            )
-            for layer in row.layers
+            (f"{layer.operator} '{layer.name}'", layer.weights, _figure(layer.relative, ".2%"), _state(row, layer))
+            for layer in tried
         ]
-        OUT.print(table(("layer", "weights", "alone", "is", "because"), cells, right=("weights", "alone")))
+        OUT.print(table(("layer", "weights", "error alone", ""), cells, right=("weights", "error alone")))
 
 
-def _state(row: VariantRow, quantised: bool) -> str:
-    return (row.name if row.verdict == WRITTEN else f"{row.name}, refused") if quantised else FP32
+def _state(row: VariantRow, layer: LayerRow) -> str:
+    if row.verdict == REFUSED:
+        return ""
+    return f"in {row.name}" if layer.quantised else f"in fp32: {layer.reason}"

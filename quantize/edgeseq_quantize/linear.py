@@ -36,7 +36,7 @@ def refusal(node: onnx.NodeProto, editing: Editing) -> str:
 def weights(node: onnx.NodeProto, editing: Editing) -> int:
     """How many weights a MatMul or Gemm has."""
     matrix = editing.constant(node.input[1])
-    return 0 if matrix is None else matrix.size
+    return 0 if matrix is None or matrix.ndim < 2 else matrix.size
 
 
 def quantised(node: onnx.NodeProto, editing: Editing, bits: int) -> list[onnx.NodeProto]:

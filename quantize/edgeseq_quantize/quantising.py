@@ -78,7 +78,8 @@ def quantize(
         demands = Demands(gate or variant.gate, metric, max_loss, tuple(calibration), smallest)
         trials[variant.name] = try_variant(bundle, variant, demands, threads)
         progress(done, len(chosen))
-    sessions = {FP32: fp32, **{name: trial.measured.session for name, trial in trials.items() if trial.measured}}
+    timed = {name: trial.measured.session for name, trial in trials.items() if trial.measured and VARIANTS[name].timed}
+    sessions = {FP32: fp32, **timed}
     example = bundle.reference()[0].draw_inputs(0)
     steps = step_times(sessions, example, seconds) if seconds else {}
     sequences = sequence_times(sessions, example, STEPS, seconds) if seconds else {}
@@ -99,7 +100,9 @@ def quantize(
 
 
 def _row(name: str, trials: Mapping[str, Trial]) -> VariantRow:
-    measured, layers = trials[name]
+    measured, layers, problem = trials[name]
+    if problem:
+        return VariantRow(name=name, verdict=REFUSED, reason=f"it can't be run here: {problem}", layers=layers)
     if measured is None:
         reasons = "; ".join(dict.fromkeys(f"{row.operator}: {row.reason}" for row in layers)) or "it has no layer with weights"
         return VariantRow(name=name, verdict=SKIPPED, reason=f"nothing to quantise: {reasons}", layers=layers)
@@ -116,7 +119,7 @@ def _row(name: str, trials: Mapping[str, Trial]) -> VariantRow:
         gate=measured.gate,
         layers=layers,
     )
-    for other, (same, _) in trials.items():
+    for other, (same, *_) in trials.items():
         if other == name:
             break
         if same is not None and same.model == measured.model:

@@ -14,6 +14,7 @@ from edgeseq_quantize.layers import Layer
 from edgeseq_quantize.report import LayerRow
 from edgeseq_quantize.variants import Variant
 from edgeseq_runtime.bundle import Bundle, RelativeGate, judge, open_bundle, with_precision
+from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.interface import size_text
 from edgeseq_runtime.metric import MAX_LOSS, Metric
 from edgeseq_runtime.parity import ParityReport, measure_parity
@@ -55,8 +56,9 @@ class Measured(NamedTuple):
 class Trial(NamedTuple):
     """What became of a variant."""
 
-    measured: Measured | None  # None where there was nothing to quantise
+    measured: Measured | None  # None where there was nothing to quantise, or what was made can't be run
     layers: tuple[LayerRow, ...]
+    problem: str = ""  # why it can't be run
 
 
 def try_variant(bundle: Bundle, variant: Variant, demands: Demands, threads: int) -> Trial:
@@ -66,30 +68,40 @@ def try_variant(bundle: Bundle, variant: Variant, demands: Demands, threads: int
         EdgeseqError: what the session, the metric or the reference values raise.
     """
     layers = variant.layers(bundle.model())
-    reasons = {layer.name: _reason(layer, demands.smallest) for layer in layers}
+    reasons = {layer.name: _reason(layer, demands.smallest if variant.by_layers else 0) for layer in layers}
     names = frozenset(name for name, reason in reasons.items() if not reason)
-    if not names:
+    if variant.by_layers and not names:
         return Trial(None, _rows(layers, names, reasons, {}))
 
     def measure(some: Collection[str]) -> Measured:
         return _measured(bundle, variant, frozenset(some), demands, threads)
 
-    best, alone = measure(names), {}
+    alone: dict[str, float] = {}
+    try:
+        best = measure(names)
+    except UsageError as error:
+        if demands.metric is not None:  # which the error may be of
+            raise
+        return Trial(None, _rows(layers, names, reasons, alone), str(error))
     if best.problem:
         alone = {name: measure([name]).relative for name in names} if len(names) > 1 else dict.fromkeys(names, best.relative)
-        best = _mixed(best, alone, measure, reasons)
+        best = _mixed(best, alone, measure, reasons, least=1 if variant.by_layers else 0)
     return Trial(best, _rows(layers, best.names, reasons, alone))
 
 
 def _mixed(
-    whole: Measured, alone: Mapping[str, float], measure: Callable[[Collection[str]], Measured], reasons: dict[str, str]
+    whole: Measured,
+    alone: Mapping[str, float],
+    measure: Callable[[Collection[str]], Measured],
+    reasons: dict[str, str],
+    least: int,
 ) -> Measured:
     """The variant with as many of its worst layers in fp32 as it needs; the whole one where no mixture keeps the demands."""
     worst_first = sorted(alone, key=lambda name: -alone[name])
-    for count in range(1, len(worst_first)):
+    for count in range(1, len(worst_first) + 1 - least):
         found = measure(worst_first[count:])
         if not found.problem:
-            reasons.update(dict.fromkeys(worst_first[:count], "with it quantised, the gate is not kept"))
+            reasons.update(dict.fromkeys(worst_first[:count], "breaks the gate"))
             return found
     return whole
 
@@ -97,7 +109,7 @@ def _mixed(
 def _reason(layer: Layer, smallest: int) -> str:
     if layer.refusal:
         return layer.refusal
-    return "" if layer.weights >= smallest else f"{layer.weights} weights, fewer than {smallest}: integers gain nothing there"
+    return "" if layer.weights >= smallest else f"fewer weights than {smallest}"
 
 
 def _rows(
