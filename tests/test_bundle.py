@@ -364,5 +364,7 @@ def check_refused_or_same(data, good, tmp_path):
     except BundleError:
         return
     original = members_of(good)
-    assert bundle._members == original
-    assert msgspec.json.decode(bundle._members["manifest.json"]) == msgspec.json.decode(original["manifest.json"])
+    read = {name: bundle.read(name) for name in bundle.member_sizes if name != "manifest.json"}
+    assert {**read, "manifest.json": original["manifest.json"]} == original
+    assert bundle.manifest == msgspec.json.decode(original["manifest.json"], type=type(bundle.manifest))
+    assert bundle.sha256 == hashlib.sha256(original["manifest.json"]).hexdigest()

@@ -221,7 +221,7 @@ def test_streams_have_a_profile_of_their_own(lstm, ragged):
     )
     assert bounds(forecast, "step")["fp32"].sizes == {"T": 1, "B": 1}
     stateless = msgspec.structs.replace(ragged.manifest, state={})
-    ragged_without = type(ragged)(ragged.path, stateless, ragged._members)
+    ragged_without = type(ragged)(ragged.path, stateless, ragged.member_sizes, ragged.sha256)
     forecast = edgeseq_runtime.make_forecast(ragged_without, "rtx-4090")
     assert forecast.step_ranges is None
     assert {bound.mode for bound in forecast.bounds} == {"sequence"}

@@ -66,7 +66,7 @@ def make_plan(
         UsageError: the bundle has no such precision or axis, fewer than 1 thread, or a backend that the device has not.
         DeviceError: there is no such device.
     """
-    bundle.model(precision)  # raises where there is none
+    bundle.member(precision)  # raises where there is none
     device = device if isinstance(device, Device) else load_device(device)
     plan = plan_for_device(device, precision=precision, threads=threads, backend=backend)
     plan = msgspec.structs.replace(plan, hazards=(*bundle.manifest.hazards, *plan.hazards))

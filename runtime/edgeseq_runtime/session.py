@@ -15,6 +15,7 @@ from edgeseq_runtime.bundle import Bundle, open_bundle
 from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import BadManifest, InputError, ProviderError, UsageError
 from edgeseq_runtime.interface import Interface, interface_of, shape_at
+from edgeseq_runtime.memory import give_back_free_memory
 from edgeseq_runtime.plan import Plan, make_plan, plan_for_device
 from edgeseq_runtime.pool import PoolSizes, StreamPool, default_workers
 from edgeseq_runtime.stream import Stream
@@ -160,6 +161,7 @@ def load(
 ) -> Session:
     """Open a `.edgeseq` bundle or a plain `.onnx` model on a device.
 
+    Of a bundle, the manifest and the model are read and verified, and nothing else: `open_bundle` verifies all of it.
     A plain model has no declared state and so no streams; its unnamed axes are called `x_0` for axis 0 of input x.
 
     Args:
@@ -181,7 +183,7 @@ def load(
         if tune:
             raise UsageError(f"{path} is a plain ONNX model: nothing proves a tuned plan; export it to a bundle to tune it")
         return _open_onnx(path, device, precision, threads)
-    bundle = open_bundle(path)
+    bundle = open_bundle(path, verify_all=False)
     if tune:
         # Tuning opens sessions, so it builds on this file.
         from edgeseq_runtime.tuning import tuned_plan
@@ -199,6 +201,7 @@ def open_session(bundle: Bundle, plan: Plan) -> Session:
         BadManifest: the model has other inputs or outputs than the bundle declares.
     """
     model = load_model(bundle.model(plan.precision), plan)
+    give_back_free_memory()
     interface = interface_of(bundle.manifest)
     for kind, declared, found in zip(("inputs", "outputs"), (interface.inputs, interface.outputs), model.specs(), strict=True):
         if _kinds(declared) != _kinds(found):

@@ -43,6 +43,8 @@ _LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 
+# Weights in memory of their own, which goes back to the system once they are packed; the arena would keep it.
+_WEIGHTS_APART = "session.use_device_allocator_for_initializers"
 _ASSIGNMENT = "session.record_ep_graph_assignment_info"  # since ONNX Runtime 1.24
 
 
@@ -161,6 +163,8 @@ def load_model(model: bytes | Path, plan: Plan, *, optimise: bool = True) -> Onn
             enable_fallback=0,
         )
         session.disable_fallback()
+        # ONNX Runtime's Python class holds the serialised model for a fallback to other providers: a second copy of the weights.
+        session._model_bytes = None
         # get_available_providers() names a GPU on a machine without one; only the session tells what it has.
         got = session.get_providers()
         lost = [name for name in plan.providers if name not in got]
@@ -250,6 +254,7 @@ def _session_options(plan: Plan, optimise: bool) -> ort.SessionOptions:
     options.intra_op_num_threads = plan.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ONLY_EXCEPTIONS
+    options.add_session_config_entry(_WEIGHTS_APART, "1")
     for key, value in plan.session_options.items():
         options.add_session_config_entry(key, value)
     if _on_gpu(plan):

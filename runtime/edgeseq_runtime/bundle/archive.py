@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from edgeseq_runtime.errors import OversizedMember, TruncatedBundle, UnsafeMember, UsageError
 
 MAX_MEMBERS = 64
+_BLOCK = 1 << 20  # bytes read at a time
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: no clock in the bytes
 
 
@@ -45,29 +48,40 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def read_archive(path: Path) -> dict[str, bytes]:
-    """Every member's bytes.
+@contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive, the names and sizes of its members checked. They are read from the file while the context lasts.
 
     Raises:
         UsageError: there is no such file.
-        TruncatedBundle: the file is cut short, damaged, or no zip.
+        TruncatedBundle: the file is cut short, damaged, or no zip; a damaged member shows when it is read.
         UnsafeMember: a name that leads outside, or is there twice, or too many members.
         OversizedMember: a compressed member, or one that claims more bytes than the file has.
     """
     try:
-        data = path.read_bytes()
+        file = path.open("rb")
     except OSError as error:
         raise UsageError(f"can't read the bundle {path}: {error.strerror or error}") from error
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-            _require_safe(path, infos, len(data))
-            return {info.filename: archive.read(info) for info in infos}
-    # zipfile raises these, and no others, on damaged headers, bad CRCs, unknown methods and encrypted members.
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
-        raise TruncatedBundle(
-            f"{path} ({len(data)} bytes) is cut short, damaged, or no bundle ({error}); copy or export it again"
-        ) from error
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            with zipfile.ZipFile(file) as archive:
+                _require_safe(path, archive.infolist(), size)
+                yield archive
+        # zipfile raises these, and no others, on damaged headers, bad CRCs, unknown methods and encrypted members.
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+            raise TruncatedBundle(
+                f"{path} ({size} bytes) is cut short, damaged, or no bundle ({error}); copy or export it again"
+            ) from error
+
+
+def sha256_of(archive: zipfile.ZipFile, name: str) -> str:
+    """A member's hash, the member itself never whole in memory."""
+    digest = hashlib.sha256()
+    with archive.open(name) as member:
+        while block := member.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _require_safe(path: Path, infos: list[zipfile.ZipInfo], file_size: int) -> None:

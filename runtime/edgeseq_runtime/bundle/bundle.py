@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
 import msgspec
 
-from edgeseq_runtime.bundle.archive import archive_bytes, read_archive, write_atomically
+from edgeseq_runtime.bundle.archive import archive_bytes, open_archive, sha256_of, write_atomically
 from edgeseq_runtime.bundle.gates import AnyGate, RelativeGate
 from edgeseq_runtime.bundle.manifest import LOW_PRECISION_FORMAT, Manifest, decode_manifest, encode_manifest
 from edgeseq_runtime.bundle.reference import CaseArrays, unpack_reference
@@ -24,12 +23,20 @@ _PRECISION = re.compile("[a-z0-9][a-z0-9_-]{0,31}")  # names a member of the arc
 
 
 class Bundle:
-    """An opened bundle, every member of which has been verified against the manifest's hashes."""
+    """An opened bundle. It holds the manifest; a member is read from the file when it is asked for, and verified each time.
 
-    def __init__(self, path: Path, manifest: Manifest, members: Mapping[str, bytes]) -> None:
+    Attributes:
+        path: the file.
+        manifest: what it says of itself.
+        member_sizes: bytes of each member.
+        sha256: identity of the bundle: the hash of its manifest, which holds the hash of everything else.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, member_sizes: Mapping[str, int], sha256: str) -> None:
         self.path = path
         self.manifest = manifest
-        self._members = members
+        self.member_sizes = dict(member_sizes)
+        self.sha256 = sha256
 
     @property
     def name(self) -> str:
@@ -48,18 +55,8 @@ class Bundle:
         """Input that carries state -> output that continues it."""
         return self.manifest.state
 
-    @cached_property
-    def sha256(self) -> str:
-        """Identity of the bundle: the hash of its manifest, which holds the hash of everything else."""
-        return hashlib.sha256(self._members[MANIFEST]).hexdigest()
-
-    @property
-    def member_sizes(self) -> dict[str, int]:
-        """Bytes of each member."""
-        return {name: len(data) for name, data in self._members.items()}
-
-    def model(self, precision: str = "fp32") -> bytes:
-        """The serialised ONNX model of one precision.
+    def member(self, precision: str) -> str:
+        """Name of the member with the model of one precision.
 
         Raises:
             UsageError: the bundle has no such precision.
@@ -68,18 +65,42 @@ class Bundle:
         if member is None:
             have = ", ".join(self.manifest.precisions)
             raise UsageError(f"{self.path} has no precision '{precision}'; it has: {have}")
-        return self._members[member]
+        return member
+
+    def read(self, member: str) -> bytes:
+        """A member's bytes, verified.
+
+        Raises:
+            UsageError: the file is gone.
+            BundleError: it has been changed or damaged since it was opened.
+        """
+        with open_archive(self.path) as archive:
+            if member not in archive.namelist():
+                raise _missing(self.path, member)
+            data = archive.read(member)
+        _require_hash(self.path, self.manifest, member, hashlib.sha256(data).hexdigest())
+        return data
+
+    def model(self, precision: str = "fp32") -> bytes:
+        """The serialised ONNX model of one precision.
+
+        Raises:
+            UsageError: the bundle has no such precision, or the file is gone.
+            BundleError: the file has been changed or damaged since it was opened.
+        """
+        return self.read(self.member(precision))
 
     @property
     def reference_bytes(self) -> bytes:
         """The reference values as they are stored."""
-        return self._members[REFERENCE]
+        return self.read(REFERENCE)
 
     def reference(self) -> tuple[CaseArrays, ...]:
         """The reference values, checked.
 
         Raises:
             BadReference: they are missing, misshapen, or hold NaN or infinity.
+            BundleError, UsageError: as `read`.
         """
         return unpack_reference(self.reference_bytes, self.manifest)
 
@@ -87,31 +108,45 @@ class Bundle:
         return f"Bundle({str(self.path)!r}, name={self.name!r})"
 
 
-def open_bundle(path: str | PathLike[str]) -> Bundle:
+def open_bundle(path: str | PathLike[str], *, verify_all: bool = True) -> Bundle:
     """Open a `.edgeseq` file and verify every byte of it.
+
+    Args:
+        path: the file.
+        verify_all: False verifies the manifest alone now and a member when it is read, for who wants one of them: the reference
+            values are often larger than the model.
 
     Raises:
         UsageError: no such file.
         BundleError: one of its subclasses, by what is wrong.
     """
     path = Path(path)
-    members = read_archive(path)
-    if MANIFEST not in members:
-        raise MissingMember(f"{path} has no member '{MANIFEST}'; it is no edgeseq bundle (members: {sorted(members)[:4]})")
-    manifest = decode_manifest(members[MANIFEST])
-    declared = {MANIFEST, REFERENCE, *manifest.sha256}
-    for name in sorted({*declared, *manifest.precisions.values()} - set(members)):
-        raise MissingMember(f"{path} has no member '{name}', which its manifest names; copy or export it again")
-    for name in sorted(set(members) - declared):
-        raise UnsafeMember(f"{path} holds '{name}', which its manifest does not name; don't use this file")
-    for name in sorted(set(members) - {MANIFEST}):
-        found = hashlib.sha256(members[name]).hexdigest()
-        if found != manifest.sha256.get(name):
-            raise HashMismatch(
-                f"{path}: member '{name}' has sha256 {found[:16]}..., the manifest says "
-                f"{str(manifest.sha256.get(name))[:16]}...; the file was changed after export: copy or export it again"
-            )
-    return Bundle(path, manifest, members)
+    with open_archive(path) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+        if MANIFEST not in sizes:
+            raise MissingMember(f"{path} has no member '{MANIFEST}'; it is no edgeseq bundle (members: {sorted(sizes)[:4]})")
+        manifest_bytes = archive.read(MANIFEST)
+        manifest = decode_manifest(manifest_bytes)
+        declared = {MANIFEST, REFERENCE, *manifest.sha256}
+        for name in sorted({*declared, *manifest.precisions.values()} - set(sizes)):
+            raise _missing(path, name)
+        for name in sorted(set(sizes) - declared):
+            raise UnsafeMember(f"{path} holds '{name}', which its manifest does not name; don't use this file")
+        for name in sorted(set(sizes) - {MANIFEST}) if verify_all else ():
+            _require_hash(path, manifest, name, sha256_of(archive, name))
+    return Bundle(path, manifest, sizes, hashlib.sha256(manifest_bytes).hexdigest())
+
+
+def _missing(path: Path, member: str) -> MissingMember:
+    return MissingMember(f"{path} has no member '{member}', which its manifest names; copy or export it again")
+
+
+def _require_hash(path: Path, manifest: Manifest, member: str, found: str) -> None:
+    if found != manifest.sha256.get(member):
+        raise HashMismatch(
+            f"{path}: member '{member}' has sha256 {found[:16]}..., the manifest says "
+            f"{str(manifest.sha256.get(member))[:16]}...; the file was changed after export: copy or export it again"
+        )
 
 
 def write_bundle(path: str | PathLike[str], manifest: Manifest, models: Mapping[str, bytes], reference: bytes) -> Path:
