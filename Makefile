@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 TENSORRT := .venv/.tensorrt
+BENCH := .venv-bench/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format slow gallery tensorrt emulated gpu clean
+.PHONY: help setup demo test check format slow gallery tensorrt emulated gpu bench clean
 
 help:
 	@echo "make demo    export, prove and stream the voice-activity model on real speech"
@@ -15,6 +16,7 @@ help:
 	@echo "make gallery train, measure, draw and export every recipe of the lecture; writes docs/gallery.md"
 	@echo "make tensorrt installs TensorRT-RTX, which no GPU is needed for, and runs the tests that need it"
 	@echo "make emulated every model on an emulated 64-bit ARM board; writes docs/aarch64.md"
+	@echo "make bench   beside other runtimes, in an environment of its own; writes docs/performance.md (QUICK=1: a glance in minutes)"
 	@echo "make gpu     the tests that need an NVIDIA GPU"
 	@echo "make format  rewrite the code as ruff would have it"
 
@@ -59,6 +61,15 @@ tensorrt: $(TENSORRT)
 emulated: $(READY)
 	@$(BIN)/python benchmarks/aarch64.py --out docs/aarch64.md
 
+# The peers' requirements are theirs: two more environments, 4 GB. Several of their releases run with Python 3.11 alone.
+$(BENCH): pyproject.toml $(wildcard benchmarks/peers/constraints*.txt) benchmarks/peers/environments.py
+	@echo "setting up .venv-bench: PyTorch, OpenVINO, ExecuTorch and the others, some minutes the first time"
+	$(PYTHON) benchmarks/peers/environments.py
+	@touch $(BENCH)
+
+bench: $(BENCH)
+	@cd benchmarks && ../.venv-bench/bin/python -m peers $(if $(QUICK),--quick)
+
 gpu: $(READY)
 	$(BIN)/pytest -m gpu
 
@@ -67,4 +78,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-bench .venv-bench-litert build dist *.egg-info

@@ -30,10 +30,10 @@ PARTS = {  # module -> (what it starts from, its distribution): known without im
     "onnxruntime_plain": ("onnx", "onnxruntime"),
     "torch_eager": ("torch", "torch"),
     "torch_compile": ("torch", "torch"),
-    "openvino_cpu": ("onnx", "openvino"),
-    "tract_cpu": ("onnx", "tract"),
+    "openvino_cpu": ("fixed", "openvino"),
+    "tract_cpu": ("fixed", "tract"),
     "ncnn_cpu": ("torch", "ncnn"),
-    "mnn_cpu": ("onnx", "MNN"),
+    "mnn_cpu": ("fixed", "MNN"),
     "litert": ("torch", "ai-edge-litert"),
     "executorch_xnnpack": ("torch", "executorch"),
 }
@@ -77,7 +77,7 @@ def converted(
 def _key(name: str, prepared: Prepared) -> str:
     """Of what a conversion depends on: of the graph for those that start from one, of what is computed for the others."""
     model, package = PARTS[name]
-    starts = {"bundle": prepared.bundle, "onnx": prepared.onnx}
+    starts = {"bundle": prepared.bundle, "onnx": prepared.onnx, "fixed": prepared.fixed_onnx}
     start = starts[model].read_bytes() if model in starts else prepared.facts["key"].encode()
     hashed = hashlib.sha256(start)
     for file in sorted((HERE.parents[1] / CODE[name]).rglob("*.py")) if name in CODE else ():

@@ -20,23 +20,23 @@ CONVERTER = ROOT / ".venv-bench-litert"
 MISSING = BENCH / "missing.json"  # package -> why it could not be installed
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 CONVERTER_CONSTRAINTS = Path(__file__).parent / "constraints-litert.txt"
-FOUNDATION = ".[bench-core]"
-PEERS = ("openvino", "tract", "ncnn", "pnnx", "MNN", "executorch", "ai-edge-litert")
+FOUNDATION = ".[train,quantize]"  # of the extra `bench`, without the peers
+PEERS = ("ai-edge-litert", "executorch", "MNN", "ncnn", "openvino", "pnnx", "tract")
 
 
 def main() -> int:
     """Both environments; fails only where edgeseq itself can't be installed."""
     _make(BENCH)
-    if _pip(BENCH, "-c", str(CONSTRAINTS), "-e", FOUNDATION) is not None:
-        return 1
-    # Without its dependencies, which are for its own Python code: only its weights are read.
-    _pip(BENCH, "--no-deps", "-c", str(CONSTRAINTS), "silero-vad")
     missing: dict[str, str] = {}
-    if _pip(BENCH, "-c", str(CONSTRAINTS), *PEERS) is not None:
+    if _pip(BENCH, "-c", str(CONSTRAINTS), "-e", ".[bench]") is not None:
+        if _pip(BENCH, "-c", str(CONSTRAINTS), "-e", FOUNDATION) is not None:
+            return 1
         for package in PEERS:
             error = _pip(BENCH, "-c", str(CONSTRAINTS), package)
             if error:
                 missing[package] = error
+    # Without its dependencies, which are for its own Python code: only its weights are read.
+    _pip(BENCH, "--no-deps", "-c", str(CONSTRAINTS), "silero-vad")
     _make(CONVERTER)
     error = _pip(CONVERTER, "-c", str(CONVERTER_CONSTRAINTS), "litert-torch", "ai-edge-litert", "torch")
     if error:

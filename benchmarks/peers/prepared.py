@@ -39,8 +39,8 @@ Arrays = dict[str, NDArray[Any]]
 class Prepared:
     """The folder of one workload.
 
-    `model.edgeseq` and `model.onnx` have dynamic axes; `fixed.onnx` is the latter with the axes of the workload. `inputs.npz` holds
-    what each call is given, `expected.npz` what PyTorch makes of it in float64.
+    `model.edgeseq` and `model.onnx` have dynamic axes; `fixed.onnx` is the latter with the workload's own, folded. `inputs.npz`
+    holds what each call is given, `expected.npz` what PyTorch makes of it in float64.
     """
 
     folder: Path
@@ -171,7 +171,7 @@ def _export(network: Network, draft: Prepared) -> None:
     model = onnx.load_from_string(open_bundle(draft.bundle).model())
     onnx.save(model, draft.onnx)
     fix_axes(model, {name: tuple(tensor.shape) for name, tensor in network.inputs.items()})
-    onnx.save(model, draft.fixed_onnx)
+    fold(model, draft.fixed_onnx)
 
 
 def _resized(tensor: Any, axes: tuple[str | None, ...]) -> Any:
@@ -196,6 +196,28 @@ def fix_axes(model: Any, shapes: dict[str, tuple[int, ...]]) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
+
+
+def fold(model: Any, path: Path) -> None:
+    """Write the model with everything computed that is constant, and every type and shape written out, inside loops too.
+
+    ONNX Runtime does both, in standard operators: tract and OpenVINO can't read a Scan whose body leaves the types to be inferred.
+    """
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    written = onnx.load(path)
+    # It names every domain that it knows.
+    domains = {node.domain for node in written.graph.node} | {""}
+    used = [domain for domain in written.opset_import if domain.domain in domains]
+    del written.opset_import[:]
+    written.opset_import.extend(used)
+    onnx.save(written, path)
 
 
 def _facts(workload: Workload, network: Network) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from peers.runtimes import Arrays, Loaded, Prepared
 
 NAME = "OpenVINO"
 PACKAGE = "openvino"
-MODEL = "onnx"
+MODEL = "fixed"
 THREADS = "INFERENCE_NUM_THREADS, with one stream and the latency hint"
 
 

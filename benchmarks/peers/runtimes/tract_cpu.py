@@ -11,7 +11,7 @@ from peers.runtimes import Arrays, Loaded, Prepared, only_one_thread
 
 NAME = "tract"
 PACKAGE = "tract"
-MODEL = "onnx"
+MODEL = "fixed"
 THREADS = "one; its Python package has no setting"
 
 
