@@ -222,10 +222,10 @@ int cudaStreamBeginCapture(Stream *s, int mode) {
     return end(SUCCESS);
 }
 int cudaStreamEndCapture(Stream *s, List **graph) {
-    BEGIN;
+    int failed = begin(__func__);
     if (!s->capturing) return end(INVALID_VALUE);
-    *graph = s->invalid ? 0 : s->capturing;
-    int code = s->invalid ? INVALIDATED : SUCCESS;
+    int code = failed ? failed : s->invalid ? INVALIDATED : SUCCESS;
+    *graph = code ? 0 : s->capturing;
     s->capturing = 0;
     s->invalid = 0;
     capturing_here = 0;

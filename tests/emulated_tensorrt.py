@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import enum
-import itertools
 import json
 import re
 import threading
@@ -58,6 +57,12 @@ class Emulation:
         self.bindings = _bindings(self, name)
 
 
+class Bindings(SimpleNamespace):
+    """Stands where the module would."""
+
+    __hash__ = object.__hash__
+
+
 def _members(name: str, *names: str) -> Any:
     return enum.IntEnum(name, {one: at for at, one in enumerate(names)})
 
@@ -66,9 +71,11 @@ def _bindings(emulation: Emulation, name: str) -> Any:
     numbers, rtx = emulation.numbers, emulation.rtx
     since = lambda *wanted: numbers >= wanted  # noqa: E731
     precisions = ("FP16", "INT8") if not since(11) else ()
-    trt = SimpleNamespace(__name__=name, __version__=emulation.version)
+    trt = Bindings(__name__=name, __version__=emulation.version)
     trt.NetworkDefinitionCreationFlag = _members(
-        "NetworkDefinitionCreationFlag", *(("EXPLICIT_BATCH",) if not since(11) else ()), *(("STRONGLY_TYPED",) if since(10) else ())
+        "NetworkDefinitionCreationFlag",
+        *(("EXPLICIT_BATCH",) if not since(11) else ()),
+        *(("STRONGLY_TYPED",) if since(10) else ()),
     )
     trt.BuilderFlag = _members("BuilderFlag", *precisions, "TF32", *(("REQUIRE_USER_ALLOCATION",) if rtx else ()))
     trt.MemoryPoolType = _members("MemoryPoolType", "WORKSPACE")
@@ -82,7 +89,9 @@ def _bindings(emulation: Emulation, name: str) -> Any:
         trt.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})
     if rtx:
         trt.ComputeCapability = _members("ComputeCapability", "NONE", "CURRENT", "SM86", "SM89")
-    trt.ILogger = type("ILogger", (), {"__init__": lambda self: None, "Severity": _members("Severity", "INTERNAL_ERROR", "ERROR", "WARNING")})
+    trt.ILogger = type(
+        "ILogger", (), {"__init__": lambda self: None, "Severity": _members("Severity", "INTERNAL_ERROR", "ERROR", "WARNING")}
+    )
     trt.IOutputAllocator = type("IOutputAllocator", (), {"__init__": lambda self: None})
     for kind in (Builder, Runtime):
         setattr(trt, kind.__name__, type(kind.__name__, (kind,), {"emulation": emulation}))
@@ -150,8 +159,7 @@ class Config:
 
     def __init__(self, emulation: Emulation) -> None:
         self.emulation = emulation
-        self.set: set[str] = set() if emulation.rtx else {"TF32"}
-        self.set.add("TF32")
+        self.set = {"TF32"}
         self.profiles: list[Profile] = []
         self.timings: Any = None
         self.sharing = emulation.numbers >= (10,)
@@ -510,7 +518,3 @@ def _declared(engine: Engine, name: str) -> np.dtype:
 
 def _at(address: int, size: int) -> np.ndarray:
     return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
-
-
-VERSIONS = ("8.5.2", "8.6.1", "10.3.0", "11.4.1")
-_ = itertools

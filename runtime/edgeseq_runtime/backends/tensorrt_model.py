@@ -347,10 +347,13 @@ class TensorRtModel:
     def lane(self) -> Lane:
         """A context of its own, or the only one where TensorRT can't have more."""
         with self._lock:
-            if self._shared is None or self.library.shares_profiles:
-                self._shared = Lane(self._cuda, self._context())
-                self._unkept = self._runtime_cache is not None
-            return self._shared
+            if self._shared is not None:
+                return self._shared
+            lane = Lane(self._cuda, self._context())
+            self._unkept = self._runtime_cache is not None
+            if not self.library.shares_profiles:
+                self._shared = lane
+            return lane
 
     def profile_for(self, inputs: Mapping[str, Array | DeviceBuffer]) -> int:
         """The narrowest optimisation profile that allows these inputs.
@@ -383,9 +386,12 @@ class TensorRtModel:
 
     def keep_kernels(self) -> None:
         """Keep what TensorRT-RTX compiled since a context was made, so that the next process need not."""
-        if self._unkept and self._kernels is not None:
-            self._unkept = False
-            keep_bytes(self._kernels, bytes(self._runtime_cache.serialize()))
+        if not self._unkept or self._kernels is None:
+            return
+        self._unkept = False
+        compiled = bytes(self._runtime_cache.serialize())
+        if compiled != kept_bytes(self._kernels):
+            keep_bytes(self._kernels, compiled)
 
     def _inputs_by_name(self) -> tuple[str, ...]:
         return tuple(spec.name for spec in self.record.inputs)
