@@ -47,8 +47,8 @@ import runtime_models  # type: ignore[import-not-found]
 HERE = Path(__file__).parent
 ROUNDS, CALLS, STEPS = 1000, 20, 1000
 BESIDE = {"step, own": "bound", "step": "bound", "run": "raw run", "run, state out": "raw run"}
-TEXT = """A call like one before it is recognised by its names, dtypes and shapes and not checked anew; what lengths hold is looked
-at each time. A thousand steps with `copy=False` leave {stay} bytes behind and hold {most} at most at a time, as tracemalloc sees it.
+TEXT = """A call like one before it is recognised by its names, dtypes and shapes and not checked anew; what lengths hold is
+looked at each time. A thousand steps with `copy=False` leave {stay} bytes behind and hold at most {most} at a time (tracemalloc).
 
 ONNX Runtime {version}, one thread, {machine}: `python benchmarks/overhead.py`."""
 Call = Callable[[int], Any]  # given 0 and 1 in turn
@@ -169,7 +169,7 @@ def page(rows: Sequence[Row]) -> str:
     head = ("model", "state tensors", "bound call", *(f"`{name}`" for name in ("step(copy=False)", "step")))
     head = (*head, "raw `run`", "`Session.run`", "the same, state left out")
     lines = [
-        "Microseconds a call at batch 1 and one step; in brackets what the library adds to the raw call of ONNX Runtime, as the median",
+        "Microseconds a call, batch 1 and one step; in brackets what the library adds to ONNX Runtime's own call, the median",
         "of the differences, round by round. The raw bound call writes no input.",
         "",
         f"| {' | '.join(head)} |",

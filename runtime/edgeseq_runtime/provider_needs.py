@@ -6,7 +6,7 @@ Nothing is loaded for it: the provider's own file says which libraries it is lin
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 
 import msgspec
@@ -160,6 +160,8 @@ def _joined(ones: Sequence[Missing]) -> Missing:
 
 
 def _package_name() -> str:
+    from importlib import metadata  # which a session that has what it needs does without
+
     names = sorted({(one.metadata["Name"] or "").lower() for one in metadata.distributions()})
     return " and ".join(name for name in names if name in ("onnxruntime", "onnxruntime-gpu")) or "onnxruntime"
 

@@ -17,13 +17,13 @@ from edgeseq_runtime.errors import BadManifest, InputError, ProviderError, Usage
 from edgeseq_runtime.interface import Interface, interface_of, shape_at
 from edgeseq_runtime.memory import give_back_free_memory
 from edgeseq_runtime.plan import Plan, make_plan, plan_for_device
-from edgeseq_runtime.pool import PoolSizes, StreamPool, default_workers
 from edgeseq_runtime.stream import Stream
 from edgeseq_runtime.tensors import KnownInputs, TensorSpec, check_inputs
 from edgeseq_runtime.tensors.spec import Array
 
 if TYPE_CHECKING:
     from edgeseq_runtime.backends.model import Model
+    from edgeseq_runtime.pool import StreamPool
 
 KEPT_SIZES = 4  # of the inputs that were seen last: the next are mostly of one of these
 
@@ -122,6 +122,8 @@ class Session:
             StreamError: the model's streams can't share a batch; the message says why.
             UsageError: a size is less than 1.
         """
+        from edgeseq_runtime.pool import PoolSizes, StreamPool, default_workers  # which other sessions do without
+
         sizes = PoolSizes(capacity, max_batch, queue, per_stream, default_workers() if workers is None else workers)
         return StreamPool(self._model, self.interface, self.identity, sizes)
 
