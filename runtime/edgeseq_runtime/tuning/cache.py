@@ -71,7 +71,7 @@ def read_kept(facts: dict[str, Any], base: Path | None = None) -> TuningRecord |
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022 or found.st_size > MAX_BYTES:
             return None
         record = msgspec.json.decode(path.read_bytes(), type=TuningRecord)
-    except (OSError, msgspec.DecodeError, EdgeseqError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError, EdgeseqError):
         return None
     return record if record.facts == facts else None
 

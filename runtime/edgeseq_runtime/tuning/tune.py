@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from pathlib import Path
@@ -12,13 +11,13 @@ from edgeseq_runtime.bundle import Bundle
 from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.interface import interface_of
-from edgeseq_runtime.parity import measure_parity
 from edgeseq_runtime.plan import Plan, make_plan
 from edgeseq_runtime.session import onnxruntime_backend, open_session
 from edgeseq_runtime.tuning.cache import keep, one_at_a_time, read_kept, record_path, tuning_facts, usable_cores
 from edgeseq_runtime.tuning.candidates import candidates_for
 from edgeseq_runtime.tuning.contest import Contest, Progress
 from edgeseq_runtime.tuning.measure import Call
+from edgeseq_runtime.tuning.proof import problem_of
 from edgeseq_runtime.tuning.record import DEFAULT, Tuning, TuningNotice, TuningRecord
 from edgeseq_runtime.tuning.workload import Workload, call_of, example_inputs, workload_for
 
@@ -85,7 +84,7 @@ def _measured(
         return call_of(open_session(bundle, candidate), example, workload)
 
     start = time.perf_counter()
-    outcome = Contest(plan, opened, lambda one: _problem(bundle, one), seconds, progress).held(candidates_for(plan, most))
+    outcome = Contest(plan, opened, lambda one: problem_of(bundle, one), seconds, progress).held(candidates_for(plan, most))
     record = TuningRecord(
         facts=facts,
         workload=workload,
@@ -97,16 +96,6 @@ def _measured(
         seconds=time.perf_counter() - start,
     )
     return Tuning(plan if outcome.winner is None else outcome.winner.applied(plan), record, None, cached=False)
-
-
-def _problem(bundle: Bundle, plan: Plan) -> str:
-    """Why results are not within the bundle's gate, at its smallest case of several steps; "" where they are."""
-    cases = [case.case for case in bundle.reference()]
-    if not cases:
-        return "the bundle holds no reference values to prove it by"
-    case = min(cases, key=lambda case: (math.prod(case.sizes.values()) == 1, math.prod(case.sizes.values())))
-    report = measure_parity(bundle.path, session=open_session(bundle, plan), at=case.sizes)
-    return "" if report.passed else f"its results are outside the bundle's gate, {report.gate}"
 
 
 def _kept(tuning: Tuning, cache: Path | None) -> Tuning:
