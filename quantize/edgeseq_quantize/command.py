@@ -91,13 +91,14 @@ def quantize_command(
         raise typer.Exit(1)
 
 
-def main(argv: list[str]) -> None:
-    """The command as a part of the `edgeseq` program.
+def main(argv: list[str]) -> int | None:
+    """The command as a part of the `edgeseq` program; its exit code.
 
     Raises:
         EdgeseqError: for the program to report.
     """
-    app(argv, prog_name="edgeseq quantize", standalone_mode=False)
+    code: int | None = app(argv, prog_name="edgeseq quantize", standalone_mode=False)
+    return code
 
 
 def gate_of(text: str) -> RelativeGate:
