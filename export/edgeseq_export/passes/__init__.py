@@ -12,13 +12,21 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from edgeseq_export.passes.fuse_products import FuseProductsPass
 from edgeseq_export.passes.hoist import HoistPass
+from edgeseq_export.passes.layer_normalization import LayerNormalizationPass
 from edgeseq_export.passes.recognise_cell import RecogniseCellPass
+from edgeseq_export.passes.sink import SinkPass
+from edgeseq_export.passes.split_product import SplitProductPass
 from edgeseq_export.passes.turn_scan import TurnScanPass
 
 PASSES: Mapping[str, Callable[[], ir.passes.InPlacePass]] = {
+    "layer-normalization": LayerNormalizationPass,
     "turn-scan": TurnScanPass,
+    "sink": SinkPass,
     "recognise-cell": RecogniseCellPass,
+    "split-product": SplitProductPass,
+    "fuse-products": FuseProductsPass,
     "hoist": HoistPass,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgeseq_runtime.tensors.spec import Array
 
-Dims = Sequence["int | ir.SymbolicDim | None"]
+Dims = Iterable["int | ir.SymbolicDim | None"]
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -48,15 +48,15 @@ def initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
 
 
 def new_node(
-    operator: str, inputs: Sequence[ir.Value | None], like: ir.Value, shape: Dims | None, **attributes: Any
+    operator: str, inputs: Iterable[ir.Value | None], like: ir.Value, shape: Dims | None, **attributes: Any
 ) -> tuple[ir.Node, ir.Value]:
     """A node of one output, which has the dtype of `like` and a name made from its."""
     output = ir.Value(
         name=f"{like.name}_{operator.lower()}",
-        shape=None if shape is None else ir.Shape(shape),
+        shape=None if shape is None else ir.Shape(tuple(shape)),
         type=None if like.dtype is None else ir.TensorType(like.dtype),
     )
-    return ir.node(operator, inputs, attributes, outputs=[output]), output
+    return ir.node(operator, list(inputs), attributes, outputs=[output]), output
 
 
 def skip_identities(value: ir.Value) -> ir.Value:
@@ -71,11 +71,18 @@ def replace(value: ir.Value, by: ir.Value) -> None:
     value.replace_all_uses_with(by, replace_graph_outputs=True)
 
 
-def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
-    """The model's graph and every body."""
-    for graph in model.graphs():
-        if isinstance(graph, ir.Graph):
-            yield graph
+def insert_before(value: ir.Value, *nodes: ir.Node) -> None:
+    """Put nodes before the one that makes a value."""
+    producer = value.producer()
+    assert producer is not None
+    graph_of(producer).insert_before(producer, nodes)
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph or body that a node is in."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    return graph
 
 
 def positive(axis: int, axes: int) -> int:
@@ -85,12 +92,21 @@ def positive(axis: int, axes: int) -> int:
 
 def discard(node: ir.Node) -> None:
     """Take a node whose outputs nobody uses out of its graph, and its bodies' nodes off the values that they used."""
-    graph = node.graph
-    assert isinstance(graph, ir.Graph)
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             body = attribute.as_graph()
             body.outputs.clear()
             for inner in reversed(list(body)):
                 discard(inner)
-    graph.remove(node, safe=True)
+    graph_of(node).remove(node, safe=True)
+
+
+def drop(value: ir.Value) -> None:
+    """Take the nodes out that made a value which nobody uses any more, and what was made for them alone."""
+    node = value.producer()
+    if node is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
+        return
+    inputs = [value for value in node.inputs if value is not None]
+    discard(node)
+    for value in dict.fromkeys(inputs):
+        drop(value)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 
 import onnx_ir as ir
 
-from edgeseq_export.passes.editing import constant, initializer, replace
+from edgeseq_export.passes.editing import constant, graph_of, initializer, replace
 from edgeseq_export.passes.lifting import PRODUCTS, Lifted, lift, lifted
 from edgeseq_export.passes.scan_parts import ScanParts, ScanSequence, rebuild, scans
 from edgeseq_runtime.tensors.spec import Array
@@ -25,7 +25,7 @@ class HoistPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Hoist, the innermost bodies first."""
         modified = False
-        for node in reversed(_with_bodies(model)):
+        for node in reversed(with_bodies(model)):
             modified |= _hoist_constant(model.graph, node)
         for parts in reversed(scans(model)):
             modified |= _hoist_steps(model.graph, parts)
@@ -43,20 +43,20 @@ class HoistPass(ir.passes.InPlacePass):
                 raise ir.passes.PostconditionError(f"{next(iter(left)).op_type} of a Scan's input is left in its body")
 
 
-def _with_bodies(model: ir.Model) -> list[ir.Node]:
+def with_bodies(model: ir.Model) -> list[ir.Node]:
+    """Every Scan and Loop, those inside others after those."""
     return [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.op_type in ("Scan", "Loop")]
 
 
 def _hoist_constant(root: ir.Graph, node: ir.Node) -> bool:
     """Move what is the same at every step before the node."""
-    body, outer = node.attributes["body"].as_graph(), node.graph
-    assert isinstance(outer, ir.Graph)
+    body = node.attributes["body"].as_graph()
     moved: list[ir.Node] = []
     outputs: set[ir.Value] = set()
     for inner in body:
         values = [value for value in inner.inputs if value is not None]
         outside = all(value in outputs or same_at_every_step(value, body) for value in values)
-        if values and outside and _pure(inner) and not any(value.is_graph_output() for value in inner.outputs):
+        if values and outside and pure(inner) and not any(value.is_graph_output() for value in inner.outputs):
             moved.append(inner)
             outputs.update(inner.outputs)
     for inner in moved:
@@ -65,7 +65,7 @@ def _hoist_constant(root: ir.Graph, node: ir.Node) -> bool:
                 inner.replace_input_with(index, initializer(root, str(value.name), _array(value)))
     if moved:
         body.remove(moved)
-        outer.insert_before(node, moved)
+        graph_of(node).insert_before(node, moved)
     return bool(moved)
 
 
@@ -75,7 +75,8 @@ def _array(value: ir.Value) -> Array:
     return array
 
 
-def _pure(node: ir.Node) -> bool:
+def pure(node: ir.Node) -> bool:
+    """The node draws nothing at random and has no body."""
     bodies = any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
     return not bodies and node.op_type not in RANDOM
 
@@ -94,7 +95,7 @@ def liftable(parts: ScanParts) -> dict[ir.Node, Lifted]:
     for node in parts.body:
         varying = [value in steps for value in node.inputs]
         others = [value for value, step in zip(node.inputs, varying, strict=True) if value is not None and not step]
-        if not _pure(node) or not all(same_at_every_step(value, parts.body) for value in others):
+        if not pure(node) or not all(same_at_every_step(value, parts.body) for value in others):
             continue
         change = lifted(node, varying)
         if change is not None:
@@ -133,8 +134,6 @@ def _hoist_steps(root: ir.Graph, parts: ScanParts) -> bool:
         return False
     reverse, T = parts.inputs[0].reverse, _time(parts)
     outside: dict[ir.Value, ir.Value] = {sequence.inside: sequence.outside for sequence in parts.inputs}
-    graph = parts.node.graph
-    assert isinstance(graph, ir.Graph)
 
     def seen(value: ir.Value | None) -> ir.Value | None:
         if value is None or value in outside:
@@ -143,7 +142,7 @@ def _hoist_steps(root: ir.Graph, parts: ScanParts) -> bool:
 
     for node, change in chosen.items():
         new = lift(node, change, [seen(value) for value in node.inputs], T, lambda name, array: initializer(root, name, array))
-        graph.insert_before(parts.node, new)
+        graph_of(parts.node).insert_before(parts.node, new)
         outside.update(zip(node.outputs, new[-1].outputs, strict=True))
     steps = {value: _step_of(value, chosen) for node in chosen for value in node.outputs}
     states = tuple(state._replace(following=steps.get(state.following, state.following)) for state in parts.states)

@@ -17,6 +17,7 @@ from edgeseq_export.passes.cells import FoundCell, found_cell
 from edgeseq_export.passes.editing import (
     constant,
     discard,
+    graph_of,
     initializer,
     integers,
     last_size,
@@ -198,8 +199,6 @@ def _atom_value(atom: Atom) -> ir.Value:
 
 def _replace(graph: ir.Graph, parts: ScanParts, found: _Found) -> None:
     cell, H = found.cell, found.cell.gates[0].R.shape[0]
-    outer = parts.node.graph
-    assert isinstance(outer, ir.Graph)
     like = parts.states[0].last
     nodes: list[ir.Node] = []
 
@@ -237,7 +236,7 @@ def _replace(graph: ir.Graph, parts: ScanParts, found: _Found) -> None:
     ends = [
         (parts.states[index].last, made("Squeeze", [node.outputs[1 + place], first], [B, H])) for place, index in enumerate(order)
     ]
-    outer.insert_before(parts.node, nodes)
+    graph_of(parts.node).insert_before(parts.node, nodes)
     for value, by in (*ys, *ends):
         replace(value, by)
     discard(parts.node)

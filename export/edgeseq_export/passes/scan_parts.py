@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from edgeseq_export.passes.editing import graph_of
+
 
 class ScanState(NamedTuple):
     """A value carried from step to step."""
@@ -76,8 +78,6 @@ def rebuild(parts: ScanParts) -> ir.Node:
     body, old = parts.body, parts.node
     body.inputs[:] = [*(state.inside for state in parts.states), *(sequence.inside for sequence in parts.inputs)]
     body.outputs[:] = [*(state.following for state in parts.states), *(sequence.inside for sequence in parts.outputs)]
-    graph = old.graph
-    assert isinstance(graph, ir.Graph)
     outputs = [ir.Value(name=value.name, shape=value.shape, type=value.type) for value in _outside(parts)]
     node = ir.node(
         "Scan",
@@ -90,10 +90,10 @@ def rebuild(parts: ScanParts) -> ir.Node:
         },
         outputs=outputs,
     )
-    graph.insert_before(old, node)
+    graph_of(old).insert_before(old, node)
     for value, new in zip(_outside(parts), outputs, strict=True):
         value.replace_all_uses_with(new, replace_graph_outputs=True)
-    graph.remove(old, safe=True)
+    graph_of(old).remove(old, safe=True)
     return node
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq_export.passes.editing import integers
+from edgeseq_export.passes.editing import graph_of, integers
 from edgeseq_export.passes.scan_parts import ScanParts, ScanSequence, rebuild, scans
 
 
@@ -66,9 +66,7 @@ def _turn(parts: ScanParts, inputs: list[ir.Value], outputs: list[ir.Node | None
     for sequence, node in zip(parts.outputs, outputs, strict=True):
         if node is not None:
             node.outputs[0].replace_all_uses_with(sequence.outside, replace_graph_outputs=True)
-            graph = node.graph
-            assert isinstance(graph, ir.Graph)
-            graph.remove(node, safe=True)
+            graph_of(node).remove(node, safe=True)
     rebuild(
         parts._replace(
             inputs=tuple(
