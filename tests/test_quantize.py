@@ -515,6 +515,26 @@ def test_a_gate_is_read_or_refused(text, gate):
         assert gate_of(text) == gate
 
 
+# What plans say of them.
+
+
+def rules(path, precision, device):
+    forecast = edgeseq_runtime.make_forecast(open_bundle(path), device, precision=precision)
+    return {found.rule: found for found in forecast.findings}
+
+
+def test_a_plan_says_what_runs_where(folder, tmp_path):
+    tried(folder / "lstm.edgeseq", tmp_path, variants=["int8", "w8"], gate=LOOSE)
+    path = tmp_path / "out.edgeseq"
+    assert rules(path, "w8", "cpu-x86_64")["operator: 8-bit weights"].subject == "1 MatMulNBits"
+    assert "1.22" in rules(path, "w8", "cuda")["operator: 8-bit weights"].text
+    assert "operator: 8-bit weights" not in rules(path, "int8", "cpu-x86_64")
+    assert "no kernel" in rules(path, "int8", "cuda")["on the CPU: domain"].text
+    for precision in ("int8", "w8"):
+        assert "domain 'com.microsoft'" in rules(path, precision, "tensorrt")["tensorrt: domain"].text
+    assert "operator: 8-bit weights" not in rules(path, "w8", "tensorrt")
+
+
 # The command.
 
 

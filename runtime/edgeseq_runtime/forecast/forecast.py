@@ -14,6 +14,7 @@ from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.forecast.axes import AxisRange, Ranges, axis_ranges, greatest_sizes, usual_sizes
 from edgeseq_runtime.forecast.cuda_rules import PER_NODE, cuda_fallbacks
 from edgeseq_runtime.forecast.findings import OBSERVED, READ, Finding
+from edgeseq_runtime.forecast.integer_rules import integer_findings
 from edgeseq_runtime.forecast.roofline import WEIGHT_WIDTHS, Bound, bound_of
 from edgeseq_runtime.forecast.sizes import sized_graph
 from edgeseq_runtime.forecast.software import Software, chosen_jetpack, software_findings, software_of
@@ -192,6 +193,8 @@ def _graph_findings(model: Model, plan: Plan) -> list[Finding]:
         found += tensorrt_findings(model.graph)
     if "CUDAExecutionProvider" in plan.providers:
         found += cuda_fallbacks(model.graph, model.opsets.get("", 0))
+    if plan.backend == "onnxruntime":
+        found += integer_findings(model.graph)
     return found
 
 
