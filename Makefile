@@ -61,7 +61,7 @@ tensorrt: $(TENSORRT)
 emulated: $(READY)
 	@$(BIN)/python benchmarks/aarch64.py --out docs/aarch64.md
 
-# The peers' requirements are theirs: two more environments, 4 GB. Several of their releases run with Python 3.11 alone.
+# The peers' requirements are theirs: two more environments, 4 GB.
 $(BENCH): pyproject.toml $(wildcard benchmarks/peers/constraints*.txt) benchmarks/peers/environments.py
 	@echo "setting up .venv-bench: PyTorch, OpenVINO, ExecuTorch and the others, some minutes the first time"
 	$(PYTHON) benchmarks/peers/environments.py

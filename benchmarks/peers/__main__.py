@@ -17,8 +17,7 @@ from pathlib import Path
 from performance_page import terminal_table, write_page
 from rich.console import Console
 
-from peers.benchmark import BUILD, RESULTS, Asked, measure, quickly
-from peers.environments import MISSING
+from peers.benchmark import BUILD, RESULTS, Asked, measure, quickly, read
 from peers.runtimes import NAMES
 from peers.workloads import WORKLOADS, workload
 
@@ -34,17 +33,15 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(highlight=False, width=130)
     if options.write_only:
-        write_page(RESULTS)
+        console.print(f"wrote {write_page(*read(RESULTS))}")
         return
     asked = _asked(options)
     total, start = len(asked.workloads) * len(asked.threads), time.monotonic()
     for number, record in enumerate(measure(asked, lambda text: console.print(text, style="dim")), 1):
         console.print(terminal_table(record))
         console.print(f"{number} of {total}, {time.monotonic() - start:.0f} s\n", style="dim")
-    if MISSING.exists():
-        console.print(f"what could not be installed: {MISSING}", style="dim")
     if asked.results == RESULTS:
-        console.print(f"wrote {write_page(RESULTS)} from {RESULTS}")
+        console.print(f"wrote {write_page(*read(RESULTS))} from {RESULTS}")
 
 
 def _asked(options: argparse.Namespace) -> Asked:

@@ -62,6 +62,8 @@ def measure(asked: Asked, say: Say = print) -> Iterator[Record]:
         asked.results.write_text(json.dumps(_header(asked)) + "\n")
         if asked.results == RESULTS:
             _forget_what_was_tuned(asked.build)
+    for workload in asked.workloads:
+        _files(prepare(workload, asked.build / "workloads"), asked, say)
     for threads in asked.threads:
         for workload in asked.workloads:
             key = (workload.name, threads)
@@ -129,6 +131,7 @@ def _version(package: str) -> str | None:
 
 def measure_workload(workload: Workload, threads: int, asked: Asked, say: Say = print) -> Record:
     """Everything about one workload at one number of threads."""
+    start = time.monotonic()
     prepared = prepare(workload, asked.build / "workloads")
     files, failed = _files(prepared, asked, say)
     seed = int.from_bytes(hashlib.sha256(f"{workload.name} {threads}".encode()).digest()[:4], "big")
@@ -169,6 +172,7 @@ def measure_workload(workload: Workload, threads: int, asked: Asked, say: Say = 
         "workload": workload.name,
         "threads": threads,
         **{name: prepared.facts[name] for name in ("title", "group", "T", "B", "parameters", "working_set", "read", "operations")},
+        "seconds": round(time.monotonic() - start, 1),
         "load": os.getloadavg()[0],
         "candidates": candidates,
         "failed": failed,
