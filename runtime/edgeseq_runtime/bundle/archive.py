@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,8 +32,6 @@ def archive_bytes(members: Mapping[str, bytes]) -> bytes:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write all of `data` to `path`, or leave what was there."""
-    import tempfile  # which reading does without
-
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
