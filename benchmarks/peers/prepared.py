@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,9 +103,8 @@ def prepare(workload: Workload, base: Path) -> Prepared:
     done = Prepared(base / f"{workload.name}-{_code_key()}")
     if (done.folder / "facts.json").exists():
         return done
-    draft = Prepared(done.folder.with_suffix(".draft"))
-    shutil.rmtree(draft.folder, ignore_errors=True)
-    draft.folder.mkdir(parents=True)
+    base.mkdir(parents=True, exist_ok=True)
+    draft = Prepared(Path(tempfile.mkdtemp(prefix=f"{workload.name}-draft-", dir=base)))
     network = workload.network()
     frames = [{name: tensor.numpy() for name, tensor in frame.items()} for frame in workload.frames(network)]
     expected = float64_outputs(network, frames)
@@ -112,7 +112,10 @@ def prepare(workload: Workload, base: Path) -> Prepared:
     np.savez(draft.folder / "expected.npz", **_stacked(expected))
     _export(network, draft)
     (draft.folder / "facts.json").write_text(json.dumps({**_facts(workload, network), "key": _key(workload, frames, expected)}))
-    draft.folder.replace(done.folder)
+    try:
+        draft.folder.replace(done.folder)
+    except OSError:  # another process was faster
+        shutil.rmtree(draft.folder)
     return done
 
 
