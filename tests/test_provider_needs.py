@@ -21,7 +21,7 @@ from edgeseq_runtime.detect.libraries import find_library, library_folders, pack
 from edgeseq_runtime.errors import ProviderError, UsageError
 from edgeseq_runtime.jetpack import list_jetpacks
 from edgeseq_runtime.plan import make_plan, plan_for_device
-from edgeseq_runtime.provider_needs import CPU, CUDA, TENSORRT, missing_for, together
+from edgeseq_runtime.provider_needs import CPU, CUDA, TENSORRT, missing_for, missing_for_engines, together
 
 COMPILER = shutil.which("gcc") or shutil.which("cc")
 compiled = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler to make libraries with")
@@ -237,6 +237,37 @@ def test_a_device_whose_provider_is_absent_is_refused_with_all_that_is_missing(b
     provider = "libonnxruntime_providers_cuda.so" if backend.endswith("cuda") else "libonnxruntime_providers_tensorrt.so"
     for part in (f"has no {provider}", 'pip install "edgeseq[gpu]"', "choose device 'cpu'"):
         assert part in str(refused.value)
+
+
+def test_an_engine_needs_tensorrts_bindings_cudas_runtime_and_a_driver(tmp_path, monkeypatch):
+    monkeypatch.setattr(provider_needs.util, "find_spec", lambda name: None)
+    found = {one.name: one.install for one in missing_for_engines(tmp_path / "desktop", nvml=None)}
+    assert found["tensorrt"] == "pip install tensorrt"
+    assert found["libcudart.so"] == "pip install nvidia-cuda-runtime"
+    assert "ubuntu-drivers" in found["libcuda.so.1"]
+    on_board = {one.name: one.install for one in missing_for_engines(board(tmp_path / "board", "36.4.3"), nvml=None)}
+    assert on_board["tensorrt"].startswith("sudo apt update && sudo apt install nvidia-jetpack  # and a Python environment")
+    assert on_board["libcudart.so"] == "sudo apt update && sudo apt install nvidia-jetpack"
+    assert on_board["libcuda.so.1"].startswith("sudo apt install nvidia-l4t-cuda")
+    plant(tmp_path / "desktop", "usr/lib/libcudart.so.12", "usr/lib/libcuda.so.1")
+    monkeypatch.setattr(provider_needs.util, "find_spec", lambda name: object() if name == "tensorrt_rtx" else None)
+    assert missing_for_engines(tmp_path / "desktop", nvml=None) == ()
+
+
+def test_a_device_whose_engine_can_not_run_is_refused_with_all_that_is_missing(tmp_path, monkeypatch):
+    bundle = lstm(tmp_path)
+    monkeypatch.setattr(provider_needs, "find_library", lambda name, root: None)  # wherever CUDA and the driver may be
+    with pytest.raises(ProviderError) as refused:
+        edgeseq_runtime.open_session(bundle, make_plan(bundle, "tensorrt"))
+    for part in (
+        "device 'tensorrt' asks for a TensorRT engine",
+        "missing: ",
+        "library libcudart.so",
+        "NVIDIA's driver",
+        "'cuda' or 'cpu'",
+    ):
+        assert part in str(refused.value)
+    assert all(one.install in str(refused.value) for one in together(missing_for_engines()))
 
 
 def lstm(tmp_path):

@@ -20,10 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeseq_runtime import measure_parity, open_bundle
 from edgeseq_runtime.backends import tensorrt_backend
-from edgeseq_runtime.backends.cuda import CudaFailed
+from edgeseq_runtime.backends.cuda import Cuda, CudaFailed, open_cuda
 from edgeseq_runtime.backends.engine_store import read_engine
 from edgeseq_runtime.backends.tensorrt_backend import compile_engine, opened_engine
 from edgeseq_runtime.backends.tensorrt_library import Library
+from edgeseq_runtime.detect.libraries import find_library
 from edgeseq_runtime.device import load_device
 from edgeseq_runtime.errors import InputError, ProviderError, UsageError
 from edgeseq_runtime.interface import interface_of
@@ -576,3 +577,24 @@ def test_a_model_that_tensorrt_does_not_parse_or_build_is_refused_with_its_reaso
     with pytest.raises(UsageError, match=r"input 'x' has axes \['T'\] without a range; given are \['B'\]"):
         opened_engine(Library(emulation.bindings), emulation.cuda, lstm.model(), narrow, base, lambda *step: None)
     assert list(base.glob("*.engine")) == []
+
+
+REAL = find_library("libcudart.so")
+
+
+@pytest.mark.skipif(REAL is None or find_library("libcuda.so.1") is not None, reason="needs CUDA's own runtime, and no GPU")
+def test_cudas_own_runtime_has_every_call_and_says_that_there_is_no_gpu():
+    cuda = Cuda(REAL)
+    for work in (cuda.facts, lambda: cuda.memory(16), lambda: cuda.host_array((2,), np.dtype("float32")), cuda.stream):
+        with pytest.raises(CudaFailed, match=r"driver version is insufficient|no CUDA-capable device") as refused:
+            work()
+        assert refused.value.code in (35, 100)
+
+
+def test_a_library_that_is_not_cudas_is_refused(tmp_path):
+    with pytest.raises(ProviderError, match=r"can't be used: .*; edgeseq needs CUDA 11\.4 or newer"):
+        Cuda("libc.so.6")
+    with pytest.raises(ProviderError, match="can't be used"):
+        Cuda(tmp_path / "libcudart.so")
+    with pytest.raises(ProviderError, match=r"libcudart\.so, is in none of the loader's folders"):
+        open_cuda(tmp_path)

@@ -75,7 +75,7 @@ def missing_for_engines(root: Path = Path("/"), *, nvml: str | None = LIBRARY) -
         install = f"{JETPACK}  # and a Python environment that sees it: {SEEN}" if jetpack is not None else "pip install tensorrt"
         text = f"package {' or '.join(BINDINGS)} is not seen by this Python"
         found.append(Missing(kind="package", name=BINDINGS[0], text=text, install=install))
-    if find_library(RUNTIME, root) is None:
+    if find_library(RUNTIME, root) is None:  # whichever version: CUDA's own do not differ in what an engine needs
         install = JETPACK if jetpack is not None else "pip install nvidia-cuda-runtime"
         text = f"library {RUNTIME} is in none of the loader's folders"
         found.append(Missing(kind="library", name=RUNTIME, text=text, install=install))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import util
 from pathlib import Path
 
 from edgeseq_runtime.detect import Machine
 from edgeseq_runtime.detect.libraries import find_library
 from edgeseq_runtime.detect.nvml import LIBRARY
 from edgeseq_runtime.device import LOCAL_CPU, Device
-from edgeseq_runtime.forecast.software import APT, VENV, provider_text
+from edgeseq_runtime.forecast.software import provider_text
 from edgeseq_runtime.jetpack import load_jetpack
 from edgeseq_runtime.plan import Plan
-from edgeseq_runtime.provider_needs import CUDA, DRIVER, FILES, Missing, missing_for, together
+from edgeseq_runtime.provider_needs import CUDA, DRIVER, FILES, Missing, missing_for, missing_for_engines, together
 from edgeseq_runtime.selftest.board import Board, Clock
 from edgeseq_runtime.selftest.checks import Check, good, missing, note
 
@@ -119,7 +118,7 @@ def _provider(machine: Machine, plan: Plan, root: Path) -> Iterator[Check]:
         found = missing_for(plan.providers, root, nvml=nvml)
         yield from _absent(found, f"{wanted} through ONNX Runtime")
     elif plan.backend == "tensorrt":
-        yield from _engine(machine, root)
+        yield from _absent(missing_for_engines(root, nvml=nvml), "a TensorRT engine")
     if (machine.jetson or machine.driver) and not any(name in FILES for name in plan.providers) and plan.backend != "tensorrt":
         lacking = missing_for((CUDA,), root, nvml=nvml)
         if lacking:
@@ -134,15 +133,6 @@ def _absent(found: Sequence[Missing], wanted: str) -> Iterator[Check]:
         yield good("providers", f"{wanted}: nothing that it needs is missing")
     for one in together(found):
         yield missing(one.kind, one.text, one.install)
-
-
-def _engine(machine: Machine, root: Path) -> Iterator[Check]:
-    install = (APT, VENV) if machine.jetson else ("pip install tensorrt",)
-    if util.find_spec("tensorrt") is None:
-        yield missing("package", "package tensorrt is not seen by this Python", *install)
-    for name in ("libnvinfer.so", DRIVER):
-        if find_library(name, root) is None:
-            yield missing("library", f"library {name} is in none of the loader's folders", *install[:1])
 
 
 def _libraries(machine: Machine, root: Path) -> Check | None:
