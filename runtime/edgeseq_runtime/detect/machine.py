@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 from os import PathLike
 from pathlib import Path
 
@@ -68,6 +67,8 @@ def detect_machine(root: str | PathLike[str] = "/", *, nvml: str | None = LIBRAR
 
 
 def _packages() -> dict[str, str]:
+    from importlib import metadata  # which a session does without
+
     found: dict[str, str] = {}
     for distribution in metadata.distributions():
         name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
