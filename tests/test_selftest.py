@@ -159,7 +159,7 @@ def test_what_a_device_needs_and_is_not_there_fails_the_test_with_its_command(de
     test, bundle = selftest_of(board, tmp_path, device=device)
     assert not test.passed
     lacking = [check for check in test.checks if check.verdict == "missing"]
-    has_bindings = device != "cuda" and importlib.util.find_spec("tensorrt_rtx") is not None  # an engine needs nothing else of Python
+    has_bindings = device != "cuda" and importlib.util.find_spec("tensorrt_rtx") is not None
     assert {check.name for check in lacking} >= {"library"} | ({"driver"} if has_bindings else {"package"})
     assert all(check.do for check in lacking)
     assert any("sudo apt" in command for check in lacking for command in check.do)
