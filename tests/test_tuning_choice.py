@@ -17,6 +17,7 @@ from edgeseq_runtime.tuning import Gain, contest, measure
 from edgeseq_runtime.tuning.candidates import Candidate, candidates_for
 from edgeseq_runtime.tuning.choose import better_half, gain_of, is_clear, ratios
 from edgeseq_runtime.tuning.contest import CHOSEN, OVERTAKEN, SHORT, UNCERTAIN, Contest
+from edgeseq_runtime.tuning.measure import Took
 
 PLAN = plan_for_device("cpu")
 # How many signs may point the other way in a sign test at 5 %, one-sided: W. J. Conover, Practical Nonparametric Statistics.
@@ -50,9 +51,13 @@ def test_the_true_gain_is_below_the_bound_once_in_twenty():
 
 
 def test_a_ratio_is_of_times_of_one_round():
-    assert ratios([2.0, 6.0], [1.0, 2.0]) == [2.0, 3.0]
+    default, times = [Took(2.0, 1.0), Took(6.0, 5.0)], [Took(1.0, 0.25), Took(2.0, 2.5)]
+    assert ratios(default, times, alone=False) == [2.0, 3.0]
+    assert ratios(default, times, alone=True) == [4.0, 2.0]
+    coarse = [Took(1.0, 0.0), Took(2.0, 2.5)]  # a clock that does not tell
+    assert ratios(default, coarse, alone=True) == [2.0, 3.0]
     with pytest.raises(ValueError, match="argument 2 is shorter"):
-        ratios([2.0, 6.0], [1.0])
+        ratios(default, times[:1], alone=False)
 
 
 @given(st.dictionaries(st.sampled_from("abcdefgh"), st.tuples(st.floats(0.5, 3), st.floats(0, 0.5), st.floats(1, 1.5)), min_size=1))
@@ -85,7 +90,7 @@ class Clock:
     """A clock that only calls move on."""
 
     def __init__(self):
-        self.now = self.used = 0.0
+        self.now = self.used = self.own = 0.0
         self.busy = 0.0  # seconds for which another thread goes on using a core
 
     def perf_counter(self):
@@ -94,12 +99,18 @@ class Clock:
     def process_time(self):
         return self.used
 
-    def pass_time(self, seconds):
-        self.now += seconds
-        self.used += min(self.busy, seconds)
-        self.busy -= min(self.busy, seconds)
+    def thread_time(self):
+        return self.own
 
-    sleep = pass_time
+    def pass_time(self, seconds, waiting=0.0):
+        """Time of a call, and how long others have the core meanwhile."""
+        self.now += seconds + waiting
+        self.own += seconds
+        self.used += min(self.busy, seconds + waiting)
+        self.busy -= min(self.busy, seconds + waiting)
+
+    def sleep(self, seconds):
+        self.pass_time(0.0, seconds)
 
 
 @pytest.fixture
@@ -116,9 +127,11 @@ def lasting(clock, seconds):
 
 def test_a_call_s_time_is_the_median_of_its_block(clock):
     times = iter([9.0, 1.0, 5.0, 1.5, 1.2, 40.0])
-    assert measure.block(lasting(clock, lambda: next(times)), 5, 1e9) == 1.5  # the first wakes threads and is not counted
+    assert measure.block(lasting(clock, lambda: next(times)), 5, 1e9) == pytest.approx(
+        (1.5, 1.5)
+    )  # the first wakes threads and is not counted
     times = iter([9.0])
-    assert measure.block(lasting(clock, lambda: next(times)), 1, 1e9) == 9.0
+    assert measure.block(lasting(clock, lambda: next(times)), 1, 1e9) == pytest.approx((9.0, 9.0))
 
 
 def test_a_block_that_takes_too_long_ends(clock):
@@ -147,11 +160,11 @@ def test_rounds_fit_the_time_and_blocks_are_alike(clock):
     calls = {"slow": lambda: call("slow", 2e-3), "fast": lambda: call("fast", 1e-4)}
     shares = []
     times = measure.timed_rounds(calls, (2, 6), 1.0, shares.append)
-    assert times == {"slow": [pytest.approx(2e-3)] * 6, "fast": [pytest.approx(1e-4)] * 6}
+    assert times == {"slow": [pytest.approx((2e-3, 2e-3))] * 6, "fast": [pytest.approx((1e-4, 1e-4))] * 6}
     assert shares == pytest.approx([number / 6 for number in range(1, 7)])
     assert clock.now == pytest.approx(1.0, rel=0.2)
     assert counts["fast"] / counts["slow"] == pytest.approx(20, rel=0.2)
-    assert measure.timed_rounds({"slow": lasting(clock, lambda: 10.0)}, (2, 6), 1.0) == {"slow": [pytest.approx(10.0)] * 2}
+    assert measure.timed_rounds({"slow": lasting(clock, lambda: 10.0)}, (2, 6), 1.0) == {"slow": [pytest.approx((10.0, 10.0))] * 2}
 
 
 def held(clock, speeds, *, noise=0.0, required=1.01, prove=lambda plan: "", progress=lambda done, total: None, seed=0, luck=0.0):
@@ -220,6 +233,22 @@ def test_cores_have_to_bring_more(clock):
     assert [one.outcome for one in free_first.tried] == [CHOSEN, OVERTAKEN]
 
 
+@pytest.mark.parametrize(("threads", "chosen"), [(None, True), (2, False)])
+def test_one_thread_is_judged_by_its_own_time_and_several_by_the_wall_s(clock, threads, chosen):
+    rng = np.random.default_rng(0)
+
+    def opened(plan):
+        fast = "speed" in plan.session_options
+        # Others have the core for a while, most of all where the candidate would be fast.
+        return lambda: clock.pass_time(1e-3 / (1.3 if fast else 1), (2e-3 if fast else 1e-3) * rng.random())
+
+    candidate = Candidate(name="fast", why="", session_options={"speed": "1.3"}, threads=threads)
+    outcome = Contest(PLAN, opened, lambda plan: "", 1.0, lambda done, total: None).held([candidate])
+    assert (outcome.winner is not None) == chosen
+    if chosen:
+        assert outcome.gain.median == pytest.approx(1.3)
+
+
 def test_one_that_computes_something_else_is_left_out(clock):
     outcome = held(clock, {"wrong": 2.0, "even": 1.0}, prove=lambda plan: "outside" if plan.session_options else "")
     assert outcome.winner is None
@@ -235,7 +264,7 @@ def test_what_wins_the_heats_has_to_win_the_final(clock, monkeypatch):
         times = heats(calls, rounds, seconds, done)
         if rounds == contest.SITTING_ROUNDS:
             finals.append(list(calls))
-            return {name: [1e-3] * len(one) for name, one in times.items()}
+            return {name: [Took(1e-3, 1e-3)] * len(one) for name, one in times.items()}
         return times
 
     monkeypatch.setattr(contest, "timed_rounds", timed)
@@ -323,4 +352,6 @@ def test_what_the_plan_says_otherwise_stays():
 
 def test_times_of_real_calls():
     took = measure.timed_rounds({"a": lambda: time.sleep(0.002), "b": lambda: time.sleep(0.008)}, (5, 5), 0.2)
-    assert 1.5 < median(took["b"]) / median(took["a"]) < 6
+    walls = {name: median(one.wall for one in rounds) for name, rounds in took.items()}
+    assert 1.5 < walls["b"] / walls["a"] < 6
+    assert all(one.own < one.wall / 2 for one in took["b"])  # a thread that sleeps has no core

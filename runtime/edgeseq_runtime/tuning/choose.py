@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil, comb
 from statistics import median
 
+from edgeseq_runtime.tuning.measure import Took
 from edgeseq_runtime.tuning.record import Gain
 
 CONFIDENCE = 0.95  # that the true gain is not below `low`, and as much that it is not above `high`
@@ -36,9 +37,18 @@ def _place(count: int) -> int | None:
     return place
 
 
-def ratios(default: Sequence[float], times: Sequence[float]) -> list[float]:
-    """The default's time over the candidate's, round by round."""
-    return [ours / theirs for ours, theirs in zip(default, times, strict=True)]
+def ratios(default: Sequence[Took], times: Sequence[Took], *, alone: bool) -> list[float]:
+    """The default's time over the candidate's, round by round.
+
+    Args:
+        default: of the plan as it is, a round each.
+        times: of a candidate in the same rounds.
+        alone: both run on the calling thread alone, whose own time is compared then.
+    """
+    pairs = list(zip(default, times, strict=True))
+    if alone and all(min(ours.own, theirs.own) > 0 for ours, theirs in pairs):
+        return [ours.own / theirs.own for ours, theirs in pairs]
+    return [ours.wall / theirs.wall for ours, theirs in pairs]
 
 
 def better_half(gains: Mapping[str, Gain], required: Mapping[str, float]) -> list[str]:

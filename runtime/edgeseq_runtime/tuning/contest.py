@@ -89,8 +89,13 @@ class Contest:
                 self._note(one, None, f"can't be opened: {error}")
         times = timed_rounds(calls, HEAT_ROUNDS, seconds, self._stage(seconds))
         default = times.pop(DEFAULT)
-        self._default_us = 1e6 * median(default)
-        return {name: gain_of(ratios(default, one)) for name, one in times.items()}
+        self._default_us = 1e6 * median(took.wall for took in default)
+        plans = {one.name: one.applied(self._plan) for one in heat}
+        return {name: gain_of(ratios(default, took, alone=self._alone(plans[name]))) for name, took in times.items()}
+
+    def _alone(self, plan: Plan) -> bool:
+        """Whether a plan and the default run on the calling thread alone."""
+        return plan.threads == self._plan.threads == 1
 
     def _final(self, best: Candidate) -> Outcome | None:
         """The outcome if the best candidate is proved, and certainly as much faster as it has to be."""
@@ -116,7 +121,8 @@ class Contest:
         seconds = FINAL * self._seconds / SITTINGS
         times = timed_rounds(calls, SITTING_ROUNDS, seconds, lambda share: told((number + share) / SITTINGS))
         default, chosen = times[DEFAULT], times[""]
-        return median(ratios(default, chosen)), median(default), median(chosen)
+        gain = median(ratios(default, chosen, alone=self._alone(plan)))
+        return gain, median(took.wall for took in default), median(took.wall for took in chosen)
 
     def _note(self, one: Candidate, gain: Gain | None, outcome: str) -> None:
         self._tried[one.name] = Tried(name=one.name, why=one.why, gain=gain, required=one.required, outcome=outcome)

@@ -1,10 +1,15 @@
-"""Candidates timed in turns, round by round, so that each can be compared with the default at the same moment."""
+"""Candidates timed in turns, round by round, so that each can be compared with the default at the same moment.
+
+Two clocks run: the wall's, and the calling thread's own, which stands still while something else has the core. What runs on the
+calling thread alone is compared by its own time, which hardly notices a busy machine; what several threads share, by the wall's.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from typing import NamedTuple
 
 Call = Callable[[], object]
 
@@ -14,13 +19,20 @@ _OVERTIME = 3  # times as long as planned that a block may take
 _SHORT = 0.005  # seconds; a call that takes less is timed several times before its time is believed
 
 
+class Took(NamedTuple):
+    """Seconds of a call."""
+
+    wall: float
+    own: float  # of the calling thread on a core
+
+
 def timed_rounds(
     calls: Mapping[str, Call],
     rounds: tuple[int, int],
     seconds: float,
     done: Callable[[float], None] = lambda share: None,
-) -> dict[str, list[float]]:
-    """Seconds a call of each candidate in each round: the median over a block of calls.
+) -> dict[str, list[Took]]:
+    """What a call of each candidate took in each round: the medians over a block of calls.
 
     Args:
         calls: by candidate.
@@ -33,7 +45,7 @@ def timed_rounds(
     count = max(least, min(most, int(seconds / sum(took.values()))))
     share = seconds / (count * len(calls))
     sizes = {name: max(1, int(share / one)) for name, one in took.items()}
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[Took]] = {name: [] for name in calls}
     for number in range(count):
         for name in turns(list(calls), number):
             settle()
@@ -49,8 +61,8 @@ def turns(names: Sequence[str], number: int) -> list[str]:
     return turned if number % 2 else turned[::-1]
 
 
-def block(call: Call, count: int, limit: float) -> float:
-    """The median of some calls in seconds, after one that wakes threads and fills caches where it costs little.
+def block(call: Call, count: int, limit: float) -> Took:
+    """The medians of some calls, after one that wakes threads and fills caches where it costs little.
 
     Where others use the cores, a call on several threads may take a thousand times what it took before: after `limit` seconds
     the calls so far are enough.
@@ -58,25 +70,26 @@ def block(call: Call, count: int, limit: float) -> float:
     end = time.perf_counter() + limit
     if count > 1:
         call()
-    times = [_time(call)]
-    while len(times) < count and time.perf_counter() < end:
-        times.append(_time(call))
-    return median(times)
+    took = [_time(call)]
+    while len(took) < count and time.perf_counter() < end:
+        took.append(_time(call))
+    return Took(median(one.wall for one in took), median(one.own for one in took))
 
 
 def call_time(call: Call) -> float:
     """Seconds that a call takes about; warms it up on the way."""
     call()
-    took = _time(call)
+    took = _time(call).wall
     if took < _SHORT:
-        took = min(_time(call) for _ in range(5))
+        took = min(_time(call).wall for _ in range(5))
     return max(took, 1e-7)
 
 
-def _time(call: Call) -> float:
-    start = time.perf_counter()
+def _time(call: Call) -> Took:
+    wall, own = time.perf_counter(), time.thread_time()
     call()
-    return time.perf_counter() - start
+    own, wall = time.thread_time() - own, time.perf_counter() - wall
+    return Took(wall, own)
 
 
 def settle() -> None:

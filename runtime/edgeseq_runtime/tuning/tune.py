@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from edgeseq_runtime.bundle import Bundle
+from edgeseq_runtime.detect.machine import BRINGS
 from edgeseq_runtime.device import Device
 from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.interface import interface_of
@@ -131,6 +134,9 @@ def _backend_version(plan: Plan) -> str:
             f"device '{plan.device}' runs on {', '.join(plan.providers) or plan.backend}, and only CPUs are tuned; "
             "leave tuning out, or choose device 'auto'"
         )
+    for package in BRINGS:  # importing ONNX Runtime to ask it takes longer than everything that a plan needs
+        with suppress(PackageNotFoundError):
+            return version(package)
     return str(onnxruntime_backend(plan).VERSION)
 
 
