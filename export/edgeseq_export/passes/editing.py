@@ -104,7 +104,7 @@ def discard(node: ir.Node) -> None:
 def drop(value: ir.Value) -> None:
     """Take the nodes out that made a value which nobody uses any more, and what was made for them alone."""
     node = value.producer()
-    if node is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
+    if node is None or node.graph is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
         return
     inputs = [value for value in node.inputs if value is not None]
     discard(node)
