@@ -52,6 +52,7 @@ class Emulation:
         self.timings_given: list[bytes] = []
         self.enqueued = 0
         self.contexts = 0
+        self.eager = 0  # contexts that compile kernels for a shape at once
         self.capturable = True
         self.unloadable = 0  # engines that are not loaded, whole or not
         self.bindings = _bindings(self, name)
@@ -82,12 +83,14 @@ def _bindings(emulation: Emulation, name: str) -> Any:
     trt.TensorIOMode = _members("TensorIOMode", "NONE", "INPUT", "OUTPUT")
     trt.TensorLocation = _members("TensorLocation", "DEVICE", "HOST")
     trt.DataType = _members("DataType", *NUMBERS)
-    trt.nptype = lambda kind: NUMBERS[kind.name]
     if since(8, 6) and not since(11):
         trt.PreviewFeature = _members("PreviewFeature", "PROFILE_SHARING_0806")
     if since(8, 6):  # IProgressMonitor
         trt.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})
     if rtx:
+        trt.DynamicShapesKernelSpecializationStrategy = _members(
+            "DynamicShapesKernelSpecializationStrategy", "LAZY", "EAGER", "NONE"
+        )
         trt.ComputeCapability = _members("ComputeCapability", "NONE", "CURRENT", "SM86", "SM89")
     trt.ILogger = type(
         "ILogger", (), {"__init__": lambda self: None, "Severity": _members("Severity", "INTERNAL_ERROR", "ERROR", "WARNING")}
@@ -350,6 +353,8 @@ class Engine:
 
     def create_execution_context(self, config: Any = None) -> Context | None:
         self.emulation.contexts += 1
+        strategy = getattr(config, "dynamic_shapes_kernel_specialization_strategy", None)
+        self.emulation.eager += strategy is not None and strategy.name == "EAGER"
         return Context(self)
 
 

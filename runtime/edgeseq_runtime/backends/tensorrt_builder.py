@@ -203,7 +203,8 @@ def _told(library: Library, config: Any, progress: Progress) -> Iterator[list[Ba
     """Passes on what the builder says of its phases; where it can't, the seconds that it has taken."""
     failed: list[BaseException] = []
     if library.has_progress:
-        config.progress_monitor = _monitor(library.bindings, progress, failed)
+        monitor = _monitor(library.bindings, progress, failed)  # must outlive the build
+        config.progress_monitor = monitor
         yield failed
         return
     over = threading.Event()

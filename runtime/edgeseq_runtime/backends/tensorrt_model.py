@@ -22,6 +22,7 @@ from edgeseq_runtime.backends.model import Rows
 from edgeseq_runtime.backends.tensorrt_library import Library
 from edgeseq_runtime.errors import InputError, ProviderError, UsageError
 from edgeseq_runtime.forecast.axes import Ranges
+from edgeseq_runtime.tensorrt_network.reader import DTYPES
 from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
@@ -107,7 +108,7 @@ class BoundCall:
         self._model = model
         self._inputs = dict(inputs)
         self._outputs = dict(outputs)
-        self._lane = model.lane()
+        self._lane = model.lane(capture)
         self._addresses: dict[str, int] = {}
         self._memory: list[DeviceMemory] = []
         self._values: dict[str, Array] = {}  # inputs that TensorRT reads on the host
@@ -304,7 +305,7 @@ class TensorRtModel:
         self._shared: Lane | None = None
         self._calls: OrderedDict[Key, list[tuple[dict[str, Array], BoundCall]]] = OrderedDict()
         self._kernels = kernels
-        self._runtime_config, self._runtime_cache = self._configured()
+        self._kernel_cache = self._loaded_kernels()
         self._unkept = False
         self.copies = Lane(cuda)
 
@@ -344,13 +345,13 @@ class TensorRtModel:
         """Memory on the GPU for the input `name`, and for the output that continues it, beginning as this array."""
         return DeviceBuffer(self, array, self.tensors[name].dtype)
 
-    def lane(self) -> Lane:
+    def lane(self, capture: bool) -> Lane:
         """A context of its own, or the only one where TensorRT can't have more."""
         with self._lock:
             if self._shared is not None:
                 return self._shared
-            lane = Lane(self._cuda, self._context())
-            self._unkept = self._runtime_cache is not None
+            lane = Lane(self._cuda, self._context(capture))
+            self._unkept = self._kernel_cache is not None
             if not self.library.shares_profiles:
                 self._shared = lane
             return lane
@@ -389,7 +390,7 @@ class TensorRtModel:
         if not self._unkept or self._kernels is None:
             return
         self._unkept = False
-        compiled = bytes(self._runtime_cache.serialize())
+        compiled = bytes(self._kernel_cache.serialize())
         if compiled != kept_bytes(self._kernels):
             keep_bytes(self._kernels, compiled)
 
@@ -405,28 +406,38 @@ class TensorRtModel:
         arrays = {name: np.array(inputs[name], order="C") for name in self._inputs_by_name()}
         return arrays, BoundCall(self, arrays, dict.fromkeys(self.output_specs), capture=False)
 
-    def _configured(self) -> tuple[Any, Any]:
-        """TensorRT-RTX compiles its kernels when a context is made, and can keep them."""
+    def _loaded_kernels(self) -> Any:
+        """TensorRT-RTX compiles its kernels when a context is made and when it meets a shape, and can keep them."""
         if not self.library.rtx or self._kernels is None:
-            return None, None
-        config = self._engine.create_runtime_config()
-        cache = config.create_runtime_cache()
+            return None
+        cache = self._engine.create_runtime_config().create_runtime_cache()
         kept = kept_bytes(self._kernels)
         if kept:
             cache.deserialize(kept)  # False where it is of another GPU or driver: it is compiled again
-        config.set_runtime_cache(cache)
-        return config, cache
+        return cache
 
-    def _context(self) -> Any:
+    def _context(self, capture: bool) -> Any:
         self.library.logger.errors.clear()
-        config = self._runtime_config
-        context = self._engine.create_execution_context() if config is None else self._engine.create_execution_context(config)
+        context = self._engine.create_execution_context(*self._settings(capture))
         if context is None:
             raise ProviderError(
                 f"{self.library} can't make an execution context: {self.library.errors()}; there may be too little memory on the "
                 "GPU: use fewer streams at a time, or plan for smaller sizes"
             )
         return context
+
+    def _settings(self, capture: bool) -> tuple[Any, ...]:
+        """Of TensorRT-RTX: where its kernels are kept, and when those for a new shape are compiled."""
+        if not self.library.rtx:
+            return ()
+        config = self._engine.create_runtime_config()
+        if self._kernel_cache is not None:
+            config.set_runtime_cache(self._kernel_cache)
+        if capture:
+            # By default they are compiled in the background, and a graph would keep the slow ones that run meanwhile.
+            strategies = self.library.bindings.DynamicShapesKernelSpecializationStrategy
+            config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        return (config,)
 
 
 def _tensors(library: Library, engine: Any) -> dict[str, Tensor]:
@@ -435,12 +446,19 @@ def _tensors(library: Library, engine: Any) -> dict[str, Tensor]:
     return {
         name: Tensor(
             name=name,
-            dtype=np.dtype(trt.nptype(engine.get_tensor_dtype(name))),
+            dtype=_dtype(name, engine.get_tensor_dtype(name).name),
             given=engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT,
             on_host=engine.get_tensor_location(name) == trt.TensorLocation.HOST,
         )
         for name in names
     }
+
+
+def _dtype(name: str, kind: str) -> np.dtype[Any]:
+    # Not by TensorRT's own `nptype`: that of 8.5 needs a NumPy before 1.24 (NVIDIA/TensorRT#2557).
+    if kind not in DTYPES:
+        raise UsageError(f"the engine's '{name}' is {kind}; NumPy has {sorted(DTYPES)}")
+    return np.dtype(DTYPES[kind])
 
 
 def _sizes(

@@ -22,7 +22,7 @@ _CLASSES = {
     "TOPK": "ITopKLayer",
 }
 
-_DTYPES = {
+DTYPES = {  # TensorRT's names -> NumPy's
     "FLOAT": "float32",
     "HALF": "float16",
     "INT8": "int8",
@@ -60,9 +60,9 @@ def _spec(tensor: Any) -> TensorSpec:
 
 def _tensor(tensor: Any) -> Tensor:
     kind = tensor.dtype.name
-    if kind not in _DTYPES:
-        raise UsageError(f"TensorRT's tensor '{tensor.name}' is {kind}; NumPy computes with {sorted(_DTYPES)}")
-    return Tensor(tensor.name, _DTYPES[kind], tuple(tensor.shape))
+    if kind not in DTYPES:
+        raise UsageError(f"TensorRT's tensor '{tensor.name}' is {kind}; NumPy computes with {sorted(DTYPES)}")
+    return Tensor(tensor.name, DTYPES[kind], tuple(tensor.shape))
 
 
 def _layer(layer: Any, trt: Any) -> Layer:
