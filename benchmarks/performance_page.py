@@ -275,8 +275,8 @@ def failures(records: Sequence[Record], runtimes: Sequence[str]) -> Iterator[str
 
 def short(why: str, most: int = 160) -> str:
     """An error in a cell: its beginning, without what would break the table or names a folder."""
-    words = [word for word in why.replace("|", "/").replace("`", "'").split() if not word.startswith(("/", "src/"))]
-    text = " ".join(words)
+    words = [word for word in why.split() if not word.startswith(("/", "src/"))]
+    text = " ".join(words).replace("|", "/").replace("`", "'")
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 

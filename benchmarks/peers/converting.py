@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peers.prepared import Prepared
+from peers.prepared import Prepared, keep_newest
 from peers.runtimes import NotOffered, runtime
 
 LIMIT = 240.0  # seconds
@@ -70,6 +70,7 @@ def converted(
         error = _convert(name, prepared, folder, limit)
         seconds = round(time.perf_counter() - start, 1)
         outcome.write_text(json.dumps({"error": error, "seconds": seconds}))
+        keep_newest(base, f"{prepared.facts['name']}-{name}-????????????")
     found: dict[str, Any] = json.loads(outcome.read_text())
     return Converted(folder, found["error"], found["seconds"])
 
@@ -104,7 +105,7 @@ def _convert(name: str, prepared: Prepared, folder: Path, limit: float) -> str |
         _, errors = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
         return f"not converted after {limit:.0f} s"
     if process.returncode == 0:
         return None

@@ -116,7 +116,15 @@ def prepare(workload: Workload, base: Path) -> Prepared:
         draft.folder.replace(done.folder)
     except OSError:  # another process was faster
         shutil.rmtree(draft.folder)
+    keep_newest(base, f"{workload.name}-??????????")
     return done
+
+
+def keep_newest(base: Path, pattern: str, count: int = 2) -> None:
+    """Remove what earlier versions of the code have made."""
+    found = sorted(base.glob(pattern), key=lambda folder: folder.stat().st_mtime)
+    for folder in found[:-count]:
+        shutil.rmtree(folder)
 
 
 def _code_key() -> str:
