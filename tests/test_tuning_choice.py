@@ -158,13 +158,23 @@ def test_rounds_fit_the_time_and_blocks_are_alike(clock):
         clock.pass_time(seconds)
 
     calls = {"slow": lambda: call("slow", 2e-3), "fast": lambda: call("fast", 1e-4)}
-    shares = []
-    times = measure.timed_rounds(calls, (2, 6), 1.0, shares.append)
+    times = measure.timed_rounds(calls, (2, 6), 1.0)
     assert times == {"slow": [pytest.approx((2e-3, 2e-3))] * 6, "fast": [pytest.approx((1e-4, 1e-4))] * 6}
-    assert shares == pytest.approx([number / 6 for number in range(1, 7)])
     assert clock.now == pytest.approx(1.0, rel=0.2)
     assert counts["fast"] / counts["slow"] == pytest.approx(20, rel=0.2)
     assert measure.timed_rounds({"slow": lasting(clock, lambda: 10.0)}, (2, 6), 1.0) == {"slow": [pytest.approx((10.0, 10.0))] * 2}
+
+
+def test_every_sitting_begins_with_another(clock, monkeypatch):
+    firsts, rounds = [], contest.timed_rounds
+    monkeypatch.setattr(contest, "timed_rounds", lambda *given: firsts.append((given[1], given[3])) or rounds(*given))
+    held(clock, {"a": 1.5, "b": 1.0})
+    assert [first for kind, first in firsts if kind == contest.SITTING_ROUNDS] == [4 * number for number in range(8)]
+    assert [first for kind, first in firsts if kind == contest.HEAT_ROUNDS] == [0, 2, 4] * 2
+    order = []
+    calls = {name: lambda name=name: order.append(name) or clock.pass_time(1.0) for name in "abc"}
+    measure.timed_rounds(calls, (1, 1), 1.0, first=2)
+    assert order[-3:] == measure.turns("abc", 2)
 
 
 def held(clock, speeds, *, noise=0.0, required=1.01, prove=lambda plan: "", progress=lambda done, total: None, seed=0, luck=0.0):
@@ -260,8 +270,8 @@ def test_what_wins_the_heats_has_to_win_the_final(clock, monkeypatch):
     heats = contest.timed_rounds
     finals = []
 
-    def timed(calls, rounds, seconds, done):
-        times = heats(calls, rounds, seconds, done)
+    def timed(calls, rounds, seconds, first):
+        times = heats(calls, rounds, seconds, first)
         if rounds == contest.SITTING_ROUNDS:
             finals.append(list(calls))
             return {name: [Took(1e-3, 1e-3)] * len(one) for name, one in times.items()}
@@ -272,6 +282,7 @@ def test_what_wins_the_heats_has_to_win_the_final(clock, monkeypatch):
     assert (outcome.winner, outcome.tried[0].outcome, outcome.tried[0].gain.median) == (None, UNCERTAIN, 1.0)
     assert len(finals) == contest.SITTINGS
     assert sum(names[0] == "as planned" for names in finals) == contest.SITTINGS // 2  # who is opened first changes
+    assert outcome.default_us == outcome.chosen_us
 
 
 def test_one_that_can_t_be_opened_is_left_out(clock):

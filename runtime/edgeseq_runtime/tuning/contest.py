@@ -1,8 +1,8 @@
 """Heats among candidates, each beside the default, and a final between the best and the default.
 
 The better half of them goes on until one is left; what that one is worth is then measured anew: the best of several is partly the
-luckiest. Two sessions of one plan differ by a few per cent for as long as they live, by where their memory lies, so each sitting of
-the final opens both anew and gives one ratio.
+luckiest. Two sessions of one plan differ by up to a tenth for as long as they live, by where their memory lies, so each sitting
+opens all of them anew, and in the final gives one ratio.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from edgeseq_runtime.errors import EdgeseqError
 from edgeseq_runtime.plan import Plan
 from edgeseq_runtime.tuning.candidates import Candidate
 from edgeseq_runtime.tuning.choose import better_half, gain_of, is_clear, ratios
-from edgeseq_runtime.tuning.measure import Call, timed_rounds
+from edgeseq_runtime.tuning.measure import Call, Took, timed_rounds
 from edgeseq_runtime.tuning.record import DEFAULT, Gain, Tried
 
 HEAT = 4  # candidates that are open at a time, beside the default: each holds the weights once more
-HEAT_ROUNDS = (2, 6)  # at least and at most
+HEAT_SITTINGS, HEAT_ROUNDS = 3, (1, 2)  # rounds at least and at most
 SITTINGS, SITTING_ROUNDS = 8, (1, 4)
 FINAL = 0.5  # of the time
 PARTS = 1000  # that progress is told in
@@ -36,9 +36,17 @@ class Outcome(NamedTuple):
 
     winner: Candidate | None  # None: the default
     gain: Gain | None  # the winner's in the final
-    default_us: float  # microseconds a call
+    default_us: float  # microseconds a call, by the clock that both were compared by
     chosen_us: float
     tried: tuple[Tried, ...]
+
+
+class Sitting(NamedTuple):
+    """One candidate beside the default, in sessions that were opened for it."""
+
+    ratios: tuple[float, ...]  # a round each
+    default: float  # seconds a call, by the clock that they are compared by
+    candidate: float
 
 
 class Contest:
@@ -81,48 +89,65 @@ class Contest:
         return remaining[0] if remaining else None
 
     def _heat(self, heat: Sequence[Candidate], seconds: float) -> dict[str, Gain]:
-        calls = {DEFAULT: self._opened(self._plan)}
-        for one in heat:
+        """The gains of candidates that are open at the same time."""
+        found = self._sittings(heat, HEAT_SITTINGS, HEAT_ROUNDS, seconds)
+        return {name: gain_of([ratio for one in sittings for ratio in one.ratios]) for name, sittings in found.items()}
+
+    def _final(self, best: Candidate) -> Outcome | None:
+        """The outcome if the best candidate is proved, and certainly as much faster as it has to be."""
+        if problem := self._prove(best.applied(self._plan)):
+            self._note(best, self._tried[best.name].gain, f"left out: {problem}")
+            return None
+        sittings = self._sittings([best], SITTINGS, SITTING_ROUNDS, FINAL * self._seconds)[best.name]
+        gain = gain_of([median(one.ratios) for one in sittings])
+        if not is_clear(gain, best.required):
+            self._note(best, gain, UNCERTAIN)
+            return None
+        self._note(best, gain, CHOSEN)
+        default_us, chosen_us = (1e6 * median(getattr(one, who) for one in sittings) for who in ("default", "candidate"))
+        return Outcome(best, gain, default_us, chosen_us, tuple(self._tried.values()))
+
+    def _sittings(
+        self, candidates: Sequence[Candidate], count: int, rounds: tuple[int, int], seconds: float
+    ) -> dict[str, list[Sitting]]:
+        told = self._stage(seconds)
+        found: dict[str, list[Sitting]] = {}
+        for number in range(count):
+            times = self._times(candidates, number, rounds, seconds / count)
+            default = times.pop(DEFAULT)
+            self._default_us = 1e6 * median(self._clock(self._plan, took) for took in default)
+            for one in candidates:
+                if one.name in times:
+                    found.setdefault(one.name, []).append(self._sitting(one.applied(self._plan), default, times[one.name]))
+            told((number + 1) / count)
+        return found
+
+    def _times(
+        self, candidates: Sequence[Candidate], number: int, rounds: tuple[int, int], seconds: float
+    ) -> dict[str, list[Took]]:
+        """Times in sessions that live no longer than this. What is opened first, and has other memory for it, changes."""
+        plans = {DEFAULT: self._plan, **{one.name: one.applied(self._plan) for one in candidates}}
+        calls: dict[str, Call] = {}
+        for name in list(plans) if number % 2 else list(plans)[::-1]:
             try:
-                calls[one.name] = self._opened(one.applied(self._plan))
+                calls[name] = self._opened(plans[name])
             except EdgeseqError as error:
-                self._note(one, None, f"can't be opened: {error}")
-        times = timed_rounds(calls, HEAT_ROUNDS, seconds, self._stage(seconds))
-        default = times.pop(DEFAULT)
-        self._default_us = 1e6 * median(took.wall for took in default)
-        plans = {one.name: one.applied(self._plan) for one in heat}
-        return {name: gain_of(ratios(default, took, alone=self._alone(plans[name]))) for name, took in times.items()}
+                if name == DEFAULT:
+                    raise
+                self._note(next(one for one in candidates if one.name == name), None, f"can't be opened: {error}")
+        return timed_rounds(calls, rounds, seconds, number * rounds[1])
+
+    def _sitting(self, plan: Plan, default: Sequence[Took], times: Sequence[Took]) -> Sitting:
+        found = ratios(default, times, alone=self._alone(plan))
+        return Sitting(tuple(found), *(median(self._clock(plan, took) for took in rounds) for rounds in (default, times)))
 
     def _alone(self, plan: Plan) -> bool:
         """Whether a plan and the default run on the calling thread alone."""
         return plan.threads == self._plan.threads == 1
 
-    def _final(self, best: Candidate) -> Outcome | None:
-        """The outcome if the best candidate is proved, and certainly as much faster as it has to be."""
-        plan, told = best.applied(self._plan), self._stage(FINAL * self._seconds)
-        if problem := self._prove(plan):
-            self._note(best, self._tried[best.name].gain, f"left out: {problem}")
-            return None
-        sittings = [self._sitting(plan, number, told) for number in range(SITTINGS)]
-        gain = gain_of([ratio for ratio, _, _ in sittings])
-        self._default_us = 1e6 * median(default for _, default, _ in sittings)
-        if not is_clear(gain, best.required):
-            self._note(best, gain, UNCERTAIN)
-            return None
-        self._note(best, gain, CHOSEN)
-        chosen_us = 1e6 * median(chosen for _, _, chosen in sittings)
-        return Outcome(best, gain, self._default_us, chosen_us, tuple(self._tried.values()))
-
-    def _sitting(self, plan: Plan, number: int, told: Callable[[float], None]) -> tuple[float, float, float]:
-        """The gain in fresh sessions, and seconds a call of the default and of the candidate."""
-        plans = {DEFAULT: self._plan, "": plan}
-        names = list(plans) if number % 2 else list(plans)[::-1]  # what is opened first has the better memory, or the worse
-        calls = {name: self._opened(plans[name]) for name in names}
-        seconds = FINAL * self._seconds / SITTINGS
-        times = timed_rounds(calls, SITTING_ROUNDS, seconds, lambda share: told((number + share) / SITTINGS))
-        default, chosen = times[DEFAULT], times[""]
-        gain = median(ratios(default, chosen, alone=self._alone(plan)))
-        return gain, median(took.wall for took in default), median(took.wall for took in chosen)
+    def _clock(self, plan: Plan, took: Took) -> float:
+        """Seconds by the clock that the plan and the default are compared by."""
+        return took.own if self._alone(plan) else took.wall
 
     def _note(self, one: Candidate, gain: Gain | None, outcome: str) -> None:
         self._tried[one.name] = Tried(name=one.name, why=one.why, gain=gain, required=one.required, outcome=outcome)

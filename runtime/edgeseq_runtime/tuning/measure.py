@@ -26,19 +26,14 @@ class Took(NamedTuple):
     own: float  # of the calling thread on a core
 
 
-def timed_rounds(
-    calls: Mapping[str, Call],
-    rounds: tuple[int, int],
-    seconds: float,
-    done: Callable[[float], None] = lambda share: None,
-) -> dict[str, list[Took]]:
+def timed_rounds(calls: Mapping[str, Call], rounds: tuple[int, int], seconds: float, first: int = 0) -> dict[str, list[Took]]:
     """What a call of each candidate took in each round: the medians over a block of calls.
 
     Args:
         calls: by candidate.
         rounds: in which each has one block, at least and at most; who goes first changes from one to the next.
         seconds: for everything, about; a block has one call at least, and all blocks last about as long.
-        done: told after each round which share of them is over.
+        first: number of the first round, where there were others before.
     """
     took = {name: call_time(call) for name, call in calls.items()}
     least, most = rounds
@@ -46,11 +41,10 @@ def timed_rounds(
     share = seconds / (count * len(calls))
     sizes = {name: max(1, int(share / one)) for name, one in took.items()}
     times: dict[str, list[Took]] = {name: [] for name in calls}
-    for number in range(count):
+    for number in range(first, first + count):
         for name in turns(list(calls), number):
             settle()
             times[name].append(block(calls[name], sizes[name], _OVERTIME * share))
-        done((number + 1) / count)
     return times
 
 

@@ -46,7 +46,7 @@ class TuningRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     workload: Workload
     chosen: str  # candidate, or DEFAULT
     gain: Gain | None  # of the chosen one, in a contest against the default alone
-    default_us: float  # microseconds a call, median
+    default_us: float  # microseconds a call, median; of the calling thread's own time where both plans keep to it
     chosen_us: float
     tried: tuple[Tried, ...]
     seconds: float  # that it took
