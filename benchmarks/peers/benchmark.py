@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgeseq_runtime.detect import detect_machine
-from peers.converting import PARTS, Converted, converted
+from peers.converting import PARTS, Converted, converted, out_of_time
 from peers.environments import MISSING
 from peers.limits import Limit, Meter
 from peers.prepared import Prepared, prepare
 from peers.runtimes import NAMES
 from peers.statistics import spread
 from peers.turns import QUICK, Failed, Pace, Worker, shuffled, take_turns
-from peers.workloads import WORKLOADS, Workload
+from peers.workloads import WORKLOADS, Workload, workload
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "peers"
@@ -62,13 +62,13 @@ def measure(asked: Asked, say: Say = print) -> Iterator[Record]:
         asked.results.write_text(json.dumps(_header(asked)) + "\n")
         if asked.results == RESULTS:
             _forget_what_was_tuned(asked.build)
-    for workload in asked.workloads:
-        _files(prepare(workload, asked.build / "workloads"), asked, say)
+    for one in asked.workloads:
+        _files(prepare(one, asked.build / "workloads"), asked, say)
     for threads in asked.threads:
-        for workload in asked.workloads:
-            key = (workload.name, threads)
+        for one in asked.workloads:
+            key = (one.name, threads)
             if key not in done:
-                record = measure_workload(workload, threads, asked, say)
+                record = measure_workload(one, threads, asked, say)
                 with asked.results.open("a") as file:
                     file.write(json.dumps(record) + "\n")
                 done[key] = record
@@ -86,7 +86,7 @@ def _broken_off(asked: Asked) -> dict[tuple[str, int], Record]:
     if not asked.results.exists():
         return {}
     header, records = read(asked.results)
-    wanted = {(workload.name, threads) for workload in asked.workloads for threads in asked.threads}
+    wanted = {(one.name, threads) for one in asked.workloads for threads in asked.threads}
     found = {(record["workload"], record["threads"]): record for record in records}
     same = header["asked"] == _header(asked)["asked"]
     return found if same and not wanted <= set(found) else {}
@@ -103,7 +103,7 @@ def _header(asked: Asked) -> Record:
     machine = detect_machine()
     return {
         "asked": {
-            "workloads": [workload.name for workload in asked.workloads],
+            "workloads": [one.name for one in asked.workloads],
             "runtimes": list(asked.runtimes),
             "threads": list(asked.threads),
             "pace": asked.pace._asdict(),
@@ -129,12 +129,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def measure_workload(workload: Workload, threads: int, asked: Asked, say: Say = print) -> Record:
+def measure_workload(one: Workload, threads: int, asked: Asked, say: Say = print) -> Record:
     """Everything about one workload at one number of threads."""
     start = time.monotonic()
-    prepared = prepare(workload, asked.build / "workloads")
+    prepared = prepare(one, asked.build / "workloads")
     files, failed = _files(prepared, asked, say)
-    seed = int.from_bytes(hashlib.sha256(f"{workload.name} {threads}".encode()).digest()[:4], "big")
+    seed = int.from_bytes(hashlib.sha256(f"{one.name} {threads}".encode()).digest()[:4], "big")
     workers: dict[str, Worker] = {}
     found: dict[str, Record] = {}
     try:
@@ -169,7 +169,7 @@ def measure_workload(workload: Workload, threads: int, asked: Asked, say: Say = 
         for name, medians in rounds.medians.items()
     }
     return {
-        "workload": workload.name,
+        "workload": one.name,
         "threads": threads,
         **{name: prepared.facts[name] for name in ("title", "group", "T", "B", "parameters", "working_set", "read", "operations")},
         "seconds": round(time.monotonic() - start, 1),
@@ -190,12 +190,24 @@ def _files(prepared: Prepared, asked: Asked, say: Say) -> tuple[dict[str, Conver
         if _version(package) is None:
             failed[name] = f"not installed: {missing.get(package, 'its package is not there')}"
             continue
+        before = _shorter(name, prepared, asked, say)
+        if before is not None and out_of_time(before):
+            failed[name] = f"not tried: over fewer steps it was {before.error}"
+            continue
         made = converted(name, prepared, asked.build / "converted", say=say)
         if made.error:
             failed[name] = made.error
         else:
             files[name] = made
     return files, failed
+
+
+def _shorter(name: str, prepared: Prepared, asked: Asked, say: Say) -> Converted | None:
+    """The same network over fewer steps, where that is a workload too: what takes too long for it does not end for more."""
+    shorter = workload(prepared.facts["name"]).shorter
+    if shorter is None:
+        return None
+    return converted(name, prepare(workload(shorter), asked.build / "workloads"), asked.build / "converted", say=say)
 
 
 def _checked(name: str, found: Record) -> Record:

@@ -22,6 +22,7 @@ from peers.prepared import Prepared, keep_newest
 from peers.runtimes import NotOffered, runtime
 
 LIMIT = 240.0  # seconds
+GIVEN_UP = "not converted after"
 HERE = Path(__file__).parent
 PARTS = {  # module -> (what it starts from, its distribution): known without importing it, which takes seconds and can fail
     "edgeseq": ("bundle", "edgeseq"),
@@ -54,6 +55,11 @@ class Converted(NamedTuple):
         return sum(
             file.stat().st_size for file in self.folder.rglob("*") if file.is_file() and file.suffix not in {".json", ".log"}
         )
+
+
+def out_of_time(found: Converted) -> bool:
+    """Whether it was given up."""
+    return found.error is not None and found.error.startswith(GIVEN_UP)
 
 
 def converted(
@@ -106,7 +112,7 @@ def _convert(name: str, prepared: Prepared, folder: Path, limit: float) -> str |
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return f"not converted after {limit:.0f} s"
+        return f"{GIVEN_UP} {limit:.0f} s"
     if process.returncode == 0:
         return None
     said = [line for line in errors.strip().splitlines() if line.strip()]
