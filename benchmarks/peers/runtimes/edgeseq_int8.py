@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -25,11 +26,13 @@ def convert(prepared: Prepared, folder: Path) -> None:
     path = folder / "model.edgeseq"
     shutil.copy(prepared.bundle, path)
     program = Path(sys.executable).parent / "edgeseq"
-    command = [program, "quantize", path, "--variants", "int8", "--gate", GATE, "--seconds", "0"]
+    command = [program, "quantize", path, "--variants", "int8", "--gate", GATE, "--seconds", "0", "--json"]
     run = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    if "int8" not in edgeseq_runtime.open_bundle(path).manifest.precisions:
-        said = " ".join((run.stderr or run.stdout).split())[-300:]
-        raise RuntimeError(f"no int8 variant was written: {said}")
+    if "int8" in edgeseq_runtime.open_bundle(path).manifest.precisions:
+        return
+    if not run.stdout.startswith("{"):
+        raise RuntimeError(f"`edgeseq quantize` ended with {run.returncode}: {run.stderr.strip()[-300:]}")
+    raise NotOffered(next(row["reason"] for row in json.loads(run.stdout)["rows"] if row["name"] == "int8"))
 
 
 def load(prepared: Prepared, folder: Path, threads: int) -> Loaded:
