@@ -28,26 +28,29 @@ STYLES = {
     "litert": ("#56B4E9", ">"),
     "executorch_xnnpack": ("#B8A800", "p"),
 }
+HEIGHT = 0.5  # of a row's marks, of the distance between rows
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
 def draw(records: Sequence[Mapping[str, Any]], titles: Mapping[str, str], path: Path) -> Path:
     """Medians with the range of 10 to 90 % of the rounds, on a logarithmic axis; edgeseq is at 1, a grey bar is the limit."""
-    figure, axes = plt.subplots(figsize=(10, 1.6 + 0.42 * len(records)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, 1.6 + 0.5 * len(records)), layout="constrained")
     shown: dict[str, Any] = {}
     for position, record in enumerate(records):
         ours = record["candidates"].get("edgeseq", {}).get("microseconds")
         if not ours:
             continue
         limit = ratios(record["limit"]["microseconds"], ours).median
-        shown["limit"] = axes.plot([limit], [position], "|", color="#666666", markersize=15, markeredgewidth=3, zorder=1)[0]
-        for name, (colour, marker) in STYLES.items():
+        shown["limit"] = axes.plot([limit], [position], "|", color="#666666", markersize=17, markeredgewidth=2.5, zorder=1)[0]
+        for place, (name, (colour, marker)) in enumerate(STYLES.items()):
             if name not in record["candidates"]:
                 continue
+            # Beside each other a little, so that none hides another.
+            height = position + HEIGHT * (place / (len(STYLES) - 1) - 0.5)
             found = ratios(record["candidates"][name]["microseconds"], ours)
             shown[name] = axes.errorbar(
                 [found.median],
-                [position],
+                [height],
                 xerr=[[found.median - found.low], [found.high - found.median]],
                 color=colour,
                 marker=marker,
@@ -62,7 +65,7 @@ def draw(records: Sequence[Mapping[str, Any]], titles: Mapping[str, str], path: 
     axes.set_xticks([tick for tick in TICKS if low <= tick <= high], [f"{tick:g}" for tick in TICKS if low <= tick <= high])
     axes.minorticks_off()
     axes.set_yticks(range(len(records)), [record["title"] for record in records])
-    axes.invert_yaxis()
+    axes.set_ylim(len(records) - 0.4, -0.6)
     axes.grid(axis="x", linewidth=0.4)
     axes.set_xlabel("time over edgeseq's: left is faster, right is slower")
     for side in ("top", "right", "left"):

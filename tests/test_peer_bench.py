@@ -231,7 +231,7 @@ def test_there_are_fewer_rounds_when_time_is_up(monkeypatch):
 
 def test_a_conversion_has_a_time_limit_and_a_failure_is_kept(prepared, tmp_path):
     late = converted("torch_eager", prepared, tmp_path, limit=0.1)
-    assert late.error == "not converted after 0 s"
+    assert late.error == "not converted after 0 s of processor time"
     said = []
     assert converted("torch_eager", prepared, tmp_path, say=said.append) == late
     assert said == []

@@ -1,13 +1,15 @@
 """A runtime's own file of a workload, made in a process of its own under a time limit, and kept.
 
-python -m peers.converting RUNTIME PREPARED FOLDER
+python -m peers.converting RUNTIME PREPARED FOLDER SECONDS
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -21,7 +23,8 @@ from typing import Any, NamedTuple
 from peers.prepared import Prepared, keep_newest
 from peers.runtimes import NotOffered, runtime
 
-LIMIT = 240.0  # seconds
+LIMIT = 240.0  # seconds of processor time, of each process
+PATIENCE = 4  # times as long by the clock
 GIVEN_UP = "not converted after"
 HERE = Path(__file__).parent
 PARTS = {  # module -> (what it starts from, its distribution): known without importing it, which takes seconds and can fail
@@ -102,17 +105,20 @@ def _version(package: str) -> str:
 
 
 def _convert(name: str, prepared: Prepared, folder: Path, limit: float) -> str | None:
-    command = [sys.executable, "-m", "peers.converting", name, str(prepared.folder), str(folder)]
+    command = [sys.executable, "-m", "peers.converting", name, str(prepared.folder), str(folder), str(math.ceil(limit))]
+    given_up = f"{GIVEN_UP} {limit:.0f} s of processor time"
     # A session of its own, so that compilers that it started end with it.
     process = subprocess.Popen(
         command, cwd=HERE.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        _, errors = process.communicate(timeout=limit)
+        _, errors = process.communicate(timeout=PATIENCE * limit)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return f"{GIVEN_UP} {limit:.0f} s"
+        return given_up
+    if process.returncode == -signal.SIGXCPU:
+        return given_up
     if process.returncode == 0:
         return None
     said = [line for line in errors.strip().splitlines() if line.strip()]
@@ -123,7 +129,9 @@ def _convert(name: str, prepared: Prepared, folder: Path, limit: float) -> str |
 
 def main() -> int:
     """The command line of the process that converts."""
-    name, prepared, folder = sys.argv[1:]
+    name, prepared, folder, limit = sys.argv[1:]
+    # Of processor time, which another program on the machine does not use up.
+    resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
     try:
         runtime(name).convert(Prepared(Path(prepared)), Path(folder))
     except NotOffered as refusal:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -66,6 +68,8 @@ def convert(prepared: Prepared, folder: Path) -> None:
         torch.export.save(torch.export.export(network.module, tuple(network.inputs.values())), folder / "model.pt2")
     run = subprocess.run([str(CONVERTER), "-c", PROGRAM], cwd=folder, capture_output=True, text=True, check=False)
     (folder / "model.pt2").unlink()
+    if run.returncode == -signal.SIGXCPU:
+        os.kill(os.getpid(), signal.SIGXCPU)  # the limit was for both
     if run.returncode:
         raise RuntimeError(f"litert-torch: {run.stderr.strip()[-400:]}")
 
