@@ -43,8 +43,8 @@ WIDE = RelativeGate(relative=0.1, relative999=0.8, unequal=0.1)
 COLUMNS = ("model", "variant", "MB", "step µs", "× fp32", "T=100 µs", "× fp32", "error", "task", "verdict")
 TEXT = """Under each model are the variants that `edgeseq quantize` made of it, held to 2 % of the output's rms (fp16: 1 %; "all
 layers": 10 %). `× fp32` is how many times as fast as fp32 one is, the median over rounds of the ratio within a round; fp16 is for
-GPUs and is not timed here. Task: the share of labelled speech found less the share of the clip falsely found, and 1 less the squared
-error of the gait's phase; it may fall by 0.005. What is refused is not in the bundle; [how and why](quantize.md).
+GPUs and is not timed here. Task: the share of labelled speech found less the share of the clip falsely found, and 1 less the
+squared error of the gait's phase; it may fall by 0.005. What is refused is not in the bundle; [how and why](quantize.md).
 
 ONNX Runtime {version}, one thread, {machine}: `python benchmarks/precisions.py`."""
 

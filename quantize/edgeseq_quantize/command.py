@@ -11,7 +11,7 @@ import typer
 
 from edgeseq_quantize.layers import SMALLEST
 from edgeseq_quantize.quantising import quantize
-from edgeseq_quantize.report import FP32, REFUSED, SKIPPED, LayerRow, QuantizeReport, VariantRow
+from edgeseq_quantize.report import FP32, REFUSED, SKIPPED, WRITTEN, LayerRow, QuantizeReport, VariantRow
 from edgeseq_quantize.variants import GATE, VARIANTS
 from edgeseq_runtime.bundle import RelativeGate
 from edgeseq_runtime.cli.arrays import read_npz
@@ -24,7 +24,7 @@ from edgeseq_runtime.cli.options import (
 )
 from edgeseq_runtime.console import OUT, pairs, progress, table
 from edgeseq_runtime.errors import UsageError
-from edgeseq_runtime.metric import MAX_LOSS, load_metric
+from edgeseq_runtime.metric import MAX_LOSS, MetricRow, load_metric
 from edgeseq_runtime.suite import metric_text
 
 TAIL = GATE.relative999 / GATE.relative  # of a gate that is given by its rms alone
@@ -125,10 +125,21 @@ def _print(report: QuantizeReport) -> None:
     device = f"{report.device}, threads {report.threads}"
     OUT.print(pairs([("model", report.name), ("device", device), ("with", versions)]))
     OUT.print()
-    metric = [report_row.metric.name for report_row in report.rows if report_row.metric]
-    columns = ("variant", "MB", "of fp32", "step us", "gain", f"T={report.steps} us", "gain", "error", *metric[:1], "verdict")
+    metric = next((row.metric for row in report.rows if row.metric), None)
+    columns = (
+        "variant",
+        "MB",
+        "%",
+        "step us",
+        "gain",
+        f"T={report.steps} us",
+        "gain",
+        "error",
+        *([metric.name] if metric else []),
+        "verdict",
+    )
     size = report.row(FP32).bytes
-    OUT.print(table(columns, [_cells(row, size, bool(metric)) for row in report.rows], right=columns[1:-1]))
+    OUT.print(table(columns, [_cells(row, size, metric) for row in report.rows], right=columns[1:-1]))
     for row in report.rows:
         _print_details(row)
     OUT.print()
@@ -138,12 +149,13 @@ def _print(report: QuantizeReport) -> None:
     )
 
 
-def _cells(row: VariantRow, fp32_bytes: int, metric: bool) -> tuple[str, ...]:
-    found = () if not metric else (f"{row.metric.measured:.4g}" if row.metric else "",)
+def _cells(row: VariantRow, fp32_bytes: int, metric: MetricRow | None) -> tuple[str, ...]:
+    value = metric.fp32 if metric and row.name == FP32 else row.metric.measured if row.metric else math.nan
+    found = (_figure(value, ".4g"),) if metric else ()
     return (
         row.name,
         f"{row.bytes / 1e6:.2f}" if row.bytes else "",
-        f"{row.bytes / fp32_bytes:.0%}" if row.bytes else "",
+        f"{row.bytes / fp32_bytes:.0%}".rstrip("%") if row.bytes else "",
         _figure(row.step, ".1f"),
         _figure(row.step_gain, ".2f"),
         _figure(row.sequence, ".0f"),
@@ -164,10 +176,15 @@ def _print_details(row: VariantRow) -> None:
         OUT.print(f"{row.name}: {row.verdict}: {row.reason}", soft_wrap=True)
     elif row.worst:
         OUT.print(f"{row.name}: farthest off: {row.worst}", soft_wrap=True)
+    if row.verdict == SKIPPED:
+        return
+    gains = [gain for gain in (row.step_gain, row.sequence_gain) if not math.isnan(gain)]
+    if row.verdict == WRITTEN and gains and max(gains) < 1:
+        OUT.print(f"{row.name}: smaller, and slower than fp32 on this machine", soft_wrap=True)
     if row.metric is not None:
         OUT.print(f"{row.name}: {metric_text(row.metric)}", soft_wrap=True)
     tried = [layer for layer in row.layers if not math.isnan(layer.relative)]
-    if tried and row.verdict != SKIPPED:
+    if tried:
         cells = [
             (f"{layer.operator} '{layer.name}'", layer.weights, _figure(layer.relative, ".2%"), _state(row, layer))
             for layer in tried

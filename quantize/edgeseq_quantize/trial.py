@@ -84,7 +84,9 @@ def try_variant(bundle: Bundle, variant: Variant, demands: Demands, threads: int
             raise
         return Trial(None, _rows(layers, names, reasons, alone), str(error))
     if best.problem:
-        alone = {name: measure([name]).relative for name in names} if len(names) > 1 else dict.fromkeys(names, best.relative)
+        quick = demands._replace(metric=None)  # what takes long says nothing of a layer's own error
+        each = {name: _measured(bundle, variant, frozenset([name]), quick, threads) for name in names if len(names) > 1}
+        alone = {name: one.relative for name, one in each.items()} or dict.fromkeys(names, best.relative)
         best = _mixed(best, alone, measure, reasons, least=1 if variant.by_layers else 0)
     return Trial(best, _rows(layers, best.names, reasons, alone))
 
