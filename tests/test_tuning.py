@@ -451,12 +451,27 @@ def test_compile_says_that_nothing_is_kept(path, tmp_path):
     [
         (("--device", "cuda"), "compiles nothing ahead"),
         (("--device", "rtx-4090", "--backend", "onnxruntime-tensorrt"), "asks for TensorrtExecutionProvider"),
+        (("--device", "tensorrt"), "device 'tensorrt' asks for a TensorRT engine"),
+        (("--capability", "8.6"), "--capability is of TensorRT's engines, and device 'auto' has none"),
         (("--workload", "jog"), "there is no workload 'jog'"),
         (("--device", "nonesuch"), "nonesuch"),
     ],
 )
 def test_compile_refuses_what_it_can_t_do(path, arguments, message):
     assert message in " ".join(edgeseq("compile", path, *arguments, code=2).stderr.split())
+
+
+@pytest.mark.tensorrt
+def test_compile_builds_an_engine_for_a_gpu_that_is_not_here(path, tmp_path):
+    arguments = ("compile", path, "--device", "tensorrt", "--capability", "8.6", "--json")
+    built, found = (json.loads(edgeseq(*arguments).stdout) for _ in range(2))
+    assert (built["built"], found["built"]) == (True, False)
+    assert built["kept"] == found["kept"]
+    assert Path(built["kept"]).stat().st_size > built["bytes"] > 10_000
+    assert Path(built["kept"]).is_relative_to(tmp_path / "cache")
+    shown = edgeseq(*arguments[:-1]).stdout
+    assert "built    before" in shown
+    assert "notes" not in shown
 
 
 def test_bench_times_the_tuned_plan_beside_the_usual_one(path, bundle, monkeypatch):

@@ -35,6 +35,10 @@ AxisOption = Annotated[
     list[str] | None,
     typer.Option("--axis", metavar="NAME=MIN:OPT:MAX", help="Sizes to build engines for, such as T=1:100:2000. May be repeated."),
 ]
+CapabilityOption = Annotated[
+    str | None,
+    typer.Option("--capability", help="An engine for any GPU of this compute capability, such as 8.6, which need not be here."),
+]
 BackendOption = Annotated[str | None, typer.Option("--backend", help="Another than the device's own; see edgeseq plan --help.")]
 
 
@@ -49,6 +53,7 @@ def compile_command(
     threads: MostThreadsOption = None,
     backend: BackendOption = None,
     axis: AxisOption = None,
+    capability: CapabilityOption = None,
     anew: AnewOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -59,8 +64,10 @@ def compile_command(
     """
     opened = open_bundle(bundle)
     plan = make_plan(opened, device, precision=precision, backend=backend, axes=axis or ())
+    if capability is not None and plan.backend != "tensorrt":
+        raise UsageError(f"--capability is of TensorRT's engines, and device '{device}' has none; add --backend tensorrt")
     if plan.backend == "tensorrt":
-        _compile_engine(opened, plan, as_json)
+        _compile_engine(opened, plan, capability, as_json)
     elif TENSORRT in plan.providers:
         _open_with_engines(opened, plan, as_json)
     elif any(name in FILES for name in plan.providers):
@@ -130,7 +137,7 @@ def _choice(tuning: Tuning) -> list[tuple[str, object]]:
     return found + ([("note", tuning.note)] if tuning.note else [])
 
 
-def _compile_engine(bundle: Bundle, plan: Plan, as_json: bool) -> None:
+def _compile_engine(bundle: Bundle, plan: Plan, capability: str | None, as_json: bool) -> None:
     try:
         from edgeseq_runtime.backends.tensorrt_backend import compile_engine
     except ImportError as error:
@@ -138,10 +145,14 @@ def _compile_engine(bundle: Bundle, plan: Plan, as_json: bool) -> None:
             f"device '{plan.device}' needs TensorRT, and importing its backend failed ({error}); "
             f"'edgeseq selftest --device {plan.device}' names what is missing"
         ) from error
-    engine = compile_engine(bundle, plan)
-    when = f"built in {engine.record.seconds:.1f} s" if engine.built else "built before"
-    kept = "not kept" if engine.path is None else str(engine.path)
-    found = {"engine": f"{engine.record.size} bytes, {when}", "kept": kept, "notes": list(engine.notes)}
+    engine = compile_engine(bundle, plan, capability=capability)
+    found = {
+        "kept": "not kept" if engine.path is None else str(engine.path),
+        "bytes": engine.record.size,
+        "seconds": engine.record.seconds,
+        "built": engine.built,
+        "notes": list(engine.notes),
+    }
     _show(found, as_json)
 
 
@@ -155,5 +166,14 @@ def _open_with_engines(bundle: Bundle, plan: Plan, as_json: bool) -> None:
 def _show(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=1))
-    else:
-        OUT.print(pairs([(name, ", ".join(value) if isinstance(value, list) else value) for name, value in found.items()]))
+        return
+    rows = [(name, _text(value)) for name, value in found.items()]
+    OUT.print(pairs([(name, text) for name, text in rows if text]))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "now" if value else "before"
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return ", ".join(value) if isinstance(value, list) else str(value)
