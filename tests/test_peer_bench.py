@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 import tomllib
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -37,6 +37,7 @@ from peers.workloads import WORKLOADS, workload
 ROOT = Path(__file__).parent.parent
 GAIT = workload("gait-step")  # the smallest
 BRISK = Pace(turn=0.002, warm=0.0005, rest=0.0, rounds=3, fewest=3, total=1.0)
+STEADY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # however busy the machine is
 SOME = st.lists(st.floats(0.1, 1e6), min_size=1, max_size=30)
 
 
@@ -254,12 +255,14 @@ def test_a_changed_graph_is_converted_anew_and_what_starts_from_pytorch_is_not(p
 # --- statistics and limits
 
 
+@STEADY
 @given(SOME)
 def test_spread_is_numpys(figures):
     found = spread(figures)
     assert tuple(found) == pytest.approx(tuple(np.quantile(figures, (0.5, 0.1, 0.9))))
 
 
+@STEADY
 @given(st.lists(st.tuples(st.floats(0.1, 1e6), st.floats(0.1, 1e6)), min_size=1, max_size=30))
 def test_a_ratio_is_the_median_of_the_rounds_ratios(pairs):
     over, under = (list(column) for column in zip(*pairs, strict=True))
