@@ -126,10 +126,9 @@ def lasting(clock, seconds):
 
 
 def test_a_call_s_time_is_the_median_of_its_block(clock):
-    times = iter([9.0, 1.0, 5.0, 1.5, 1.2, 40.0])
-    assert measure.block(lasting(clock, lambda: next(times)), 5, 1e9) == pytest.approx(
-        (1.5, 1.5)
-    )  # the first wakes threads and is not counted
+    times = iter([9.0, 1.0, 2.0, 3.0, 4.0, 0.5])
+    # The first wakes threads and is not counted.
+    assert measure.block(lasting(clock, lambda: next(times)), 5, 1e9) == pytest.approx((2.0, 2.0))
     times = iter([9.0])
     assert measure.block(lasting(clock, lambda: next(times)), 1, 1e9) == pytest.approx((9.0, 9.0))
 
@@ -264,6 +263,24 @@ def test_one_that_computes_something_else_is_left_out(clock):
     assert outcome.winner is None
     assert {one.name: one.outcome for one in outcome.tried}["wrong"] == "left out: outside"
     assert outcome.chosen_us == outcome.default_us
+    second = held(
+        clock, {"wrong": 2.0, "good": 1.3}, prove=lambda plan: "outside" if plan.session_options["speed"] == "2.0" else ""
+    )
+    assert (second.winner.name, second.gain.median) == ("good", pytest.approx(1.3))
+
+
+def test_where_more_threads_do_not_win_their_final_what_takes_nothing_has_one(clock, monkeypatch):
+    rounds = contest.timed_rounds
+
+    def timed(calls, count, seconds, first):
+        times = rounds(calls, count, seconds, first)
+        busy = count == contest.SITTING_ROUNDS and "2 threads" in calls
+        return dict.fromkeys(times, times["as planned"]) if busy else times
+
+    monkeypatch.setattr(contest, "timed_rounds", timed)
+    outcome = held(clock, {"free": 1.1, "freer": 1.05, "2 threads": 1.5}, required=[1.01, 1.01, 1.15])
+    assert outcome.winner.name == "free"
+    assert {one.name: one.outcome for one in outcome.tried} == {"free": CHOSEN, "freer": OVERTAKEN, "2 threads": UNCERTAIN}
 
 
 def test_what_wins_the_heats_has_to_win_the_final(clock, monkeypatch):

@@ -1,13 +1,13 @@
 """Heats among candidates, each beside the default, and a final between the best and the default.
 
 The better half of them goes on until one is left; what that one is worth is then measured anew: the best of several is partly the
-luckiest. Two sessions of one plan differ by up to a tenth for as long as they live, by where their memory lies, so each sitting
-opens all of them anew, and in the final gives one ratio.
+luckiest. If it does not win its final, the best of the others has one. Two sessions of one plan differ by up to a tenth for as long
+as they live, by where their memory lies, so each sitting opens all of them anew, and in a final gives one ratio.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 from statistics import median
 from typing import NamedTuple
@@ -64,10 +64,20 @@ class Contest:
 
     def held(self, candidates: Sequence[Candidate]) -> Outcome:
         """Find the candidate that is certainly faster than the plan, if there is one."""
-        best = self._best(candidates)
-        outcome = None if best is None else self._final(best)
+        found = (self._final(one) for one in self._finalists(candidates))
+        outcome = next((one for one in found if one), None)
         self._progress(PARTS, PARTS)
         return outcome or Outcome(None, None, self._default_us, self._default_us, tuple(self._tried.values()))
+
+    def _finalists(self, candidates: Sequence[Candidate]) -> Iterator[Candidate]:
+        """The best, and if that does not win, the best of the others."""
+        best = self._best(candidates)
+        if best is None:
+            return
+        yield best
+        gains = {one.name: self._tried[one.name].gain for one in candidates if one is not best}
+        others = better_half({name: gain for name, gain in gains.items() if gain}, {one.name: one.required for one in candidates})
+        yield from (one for one in candidates if one.name in others[:1])
 
     def _best(self, candidates: Sequence[Candidate]) -> Candidate | None:
         """The one that is left when the better half of the candidates has gone on, again and again."""
