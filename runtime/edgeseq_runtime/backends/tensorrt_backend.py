@@ -149,8 +149,8 @@ def kept_engine(
         return record, built.engine
 
     stored = stored_engine(base, facts, build, lambda: _tell(f"another process is building {told}; waiting for it"))
-    for note in stored.notes:
-        _tell(note)
+    if stored.built and stored.path is None:
+        _tell(stored.notes[-1])  # the others were told before it was built
     return stored
 
 
