@@ -92,7 +92,12 @@ BEFORE = f"""{sums("rz")}
     {sums("n", "rh")}
     n = Tanh(an)\n change = Sub(n, h_old)\n some = Mul(z, change)\n h_new = Add(h_old, some)"""
 RNN = f"{sums('n')}\n h_new = Tanh(an)"
-ONE = {"one": np.array(1, np.float32), "two": np.array(2, np.float32), "ones": np.ones(H, np.float32)}
+ONE = {
+    "one": np.array(1, np.float32),
+    "two": np.array(2, np.float32),
+    "half": np.array(1.5, np.float32),
+    "ones": np.ones(H, np.float32),
+}
 
 RECOGNISED = {
     "LSTM": (two_states(LSTM), "LSTM"),
@@ -106,6 +111,14 @@ RECOGNISED = {
             LSTM.replace("kept = Mul(f, c_old)", "apart = Sub(c_old, g)")
             .replace("new = Mul(i, g)", "part = Mul(f, apart)")
             .replace("c_new = Add(kept, new)", "c_new = Add(g, part)")
+        ),
+        "LSTM",
+    ),
+    "LSTM, coupled, peepholes": (
+        two_states(
+            LSTM.replace("new = Mul(i, g)", "rest = Sub(one, f)\n new = Mul(rest, g)")
+            .replace("i = Sigmoid(ai)", "")
+            .replace("f = Sigmoid(af)", "pf = Mul(bg, c_old)\n qf = Add(af, pf)\n f = Sigmoid(qf)")
         ),
         "LSTM",
     ),
@@ -164,6 +177,19 @@ NOT_RECOGNISED = {
     "LSTM, the memory from the old state": two_states(LSTM.replace("Mul(f, c_old)", "Mul(f, h_old)")),
     "LSTM, the memory subtracted": two_states(LSTM.replace("c_new = Add(kept, new)", "c_new = Sub(new, kept)")),
     "LSTM, twice the memory": two_states(LSTM.replace("c_new = Add(kept, new)", "more = Add(kept, new)\n c_new = Mul(more, two)")),
+    "LSTM, half as much again": two_states(LSTM.replace("c_new = Add(kept, new)", "m = Add(kept, new)\n c_new = Mul(m, half)")),
+    "LSTM, the output gate sees what is kept of the memory": two_states(
+        LSTM.replace("o = Sigmoid(ao)", "").replace(
+            "squashed =", "po = Mul(kept, bi)\n qo = Add(po, ao)\n o = Sigmoid(qo)\n squashed ="
+        )
+    ),
+    "LSTM, the output gate sees the new memory unevenly": two_states(
+        LSTM.replace("o = Sigmoid(ao)", "").replace(
+            "squashed =",
+            "po = Mul(kept, bi)\n qo = Add(po, ao)\n ro = Mul(new, bf)\n to = Add(qo, ro)\n o = Sigmoid(to)\n squashed =",
+        )
+    ),
+    "RNN, half as much again": one_state(RNN.replace("h_new = Tanh(an)", "t = Tanh(an)\n h_new = Mul(t, half)")),
     "LSTM, coupled with another gate": two_states(LSTM.replace("new = Mul(i, g)", "rest = Sub(one, o)\n new = Mul(rest, g)")),
     "LSTM, the state through a side path": two_states(
         LSTM.replace("h_new = Mul(o, squashed)", "h = Mul(o, squashed)\n h_new = Add(h, h_old)")
@@ -589,69 +615,79 @@ def test_a_product_of_inputs_or_of_states_alone_is_left_whole(order):
     assert body_of(model).count("MatMul") == 1
 
 
-FUSED = """g (float[T,B,3] x) => (float[T,B,4] a, float[T,B,2] b, float[T,B,4] c) {
-    a = MatMul(x, W1) b = MatMul(x, W2) c = MatMul({of}, W3) }"""
+GATES = "c = Sigmoid(ar)\n d = Tanh(az)\n e = Relu(an)\n de = Mul(d, e)\n h_new = Mul(c, de)"
+APART = {
+    "a difference": ("sz = Add(xz, hz)", "sz = Sub(xz, hz)"),
+    "an input used twice": ("sz = Add(xz, hz)", "tz = Add(xz, xr)\n sz = Add(tz, hz)"),
+    "a product with the state used twice": ("an = Add(sn, bn)", "tn = Add(sn, hr)\n an = Add(tn, bn)"),
+    "weights used twice": ("hz = MatMul(h_old, Rz)", "hz = MatMul(h_old, Rr)"),
+    "another state": ("hz = MatMul(h_old, Rz)", "other = Tanh(h_old)\n hz = MatMul(other, Rz)"),
+    "another operator": ("hz = MatMul(h_old, Rz)", "hz = Gemm(h_old, Rz)"),
+    "a matrix that varies": ("hz = MatMul(h_old, Rz)", "varying = Tanh(Rz)\n hz = MatMul(h_old, varying)"),
+}
 
 
-@pytest.mark.parametrize(("of", "left"), [("x", 1), ("other", 2)])
-def test_products_of_one_value_become_one(of, left):
-    text = FUSED.replace("{of}", of).replace("c = Mat", "other = Tanh(x) c = Mat" if of == "other" else "c = Mat")
-    constants = drawn({"W1": (I, 4), "W2": (I, 2), "W3": (I, 4)})
-    model = after([FuseProductsPass()], text, constants)
-    assert nodes_of(model).count("MatMul") == left
-    for T, B in SIZES:
-        assert_same(text, model, constants, {"x": feeds(T, B)["x"]})
-
-
-def test_layers_with_and_without_a_bias_and_transposed_become_one():
-    text = """g (float[B,3] x) => (float[B,4] a, float[B,2] b, float[B,4] c) {
-      a = Gemm(x, W1, b1) b = Gemm <transB = 1> (x, W2) c = Gemm <transB = 1> (x, W3, b3) }"""
-    constants = drawn({"W1": (I, 4), "b1": (4,), "W2": (2, I), "W3": (4, I), "b3": (1,)})
-    model = after([FuseProductsPass()], text, constants)
-    assert nodes_of(model) == ["Gemm", "Split"]
-    assert_same(text, model, constants, {"x": drawn({"x": (5, I)})["x"]})
-
-
-@pytest.mark.parametrize(
-    "second",
-    ["Gemm <alpha = 2.0> (x, W2)", "Gemm <transA = 1> (y, W2)", "Gemm(x, W1)", "Gemm(x, V)", "Gemm(x, W2, v)", "MatMul(x, W2)"],
-)
-def test_products_that_are_not_alike_or_share_their_weights_stay_apart(second):
-    text = f"""g (float[B,3] x, float[3,B] y, float[3,4] V, float[4] v) => (float[B,4] a, float[B,4] b) {{
-      a = Gemm(x, W1) b = {second} }}"""
-    constants = used(text, drawn({"W1": (I, 4), "W2": (I, 4)}))
-    model = after([FuseProductsPass()], text, constants)
-    assert "Split" not in nodes_of(model)
-    assert_same(text, model, constants, drawn({"x": (2, I), "y": (I, 2), "V": (I, 4), "v": (4,)}, seed=3))
-
-
-GATES = "r = Sigmoid(ar)\n z = Tanh(az)\n h_new = Mul(r, z)"
-
-
-def test_a_layer_a_gate_is_one_product_of_the_state_one_before_the_scan_and_one_sum():
-    text = one_state(f"{sums('rz')}\n{GATES}")
-    constants = used(text, weights("rz"))
-    model = after([FuseProductsPass(), HoistPass()], text, constants)
-    assert nodes_of(model) == ["MatMul", "Scan"]
-    assert body_of(model) == ["MatMul", "Add", "Split", "Add", "Add", "Sigmoid", "Tanh", "Mul", "Identity", "Identity"]
-    for T, B in SIZES:
-        assert_same(text, model, constants, {name: array for name, array in feeds(T, B).items() if name != "c0"})
+def without_c0(arrays):
+    """What a Scan of one state is fed."""
+    return {name: array for name, array in arrays.items() if name != "c0"}
 
 
 @pytest.mark.parametrize(
     "change",
-    [
-        ("sz = Add(xz, hz)", "sz = Sub(xz, hz)"),
-        ("sz = Add(xz, hz)", "both = Add(hz, hr)\n sz = Add(xz, both)"),
-        ("az = Add(sz, bz)", "tz = Add(sz, xr)\n az = Add(tz, bz)"),
-    ],
+    [None, ("sz = Add(xz, hz)", "sz = Add(hz, xz)"), ("sr = Add(xr, hr)", "sr = Add(hr, xr)")],
+    ids=["", "second", "first"],
 )
-def test_parts_are_added_one_by_one_where_they_do_not_all_meet_their_like(change):
-    text = one_state(f"{sums('rz').replace(*change)}\n{GATES}")
-    constants = used(text, weights("rz"))
+def test_a_layer_a_gate_is_one_product_of_the_state_one_before_the_scan_and_one_sum(change):
+    text = one_state(f"{sums('rzn').replace(*change) if change else sums('rzn')}\n{GATES}")
+    constants = used(text, weights("rzn"))
+    model = after([FuseProductsPass(), HoistPass()], text, constants)
+    assert nodes_of(model) == ["MatMul", "Scan"]
+    assert body_of(model)[:3] == ["MatMul", "Add", "Split"]
+    assert body_of(model).count("MatMul") == 1
+    for T, B in SIZES:
+        assert_same(text, model, constants, without_c0(feeds(T, B)))
+
+
+def test_gates_with_and_without_a_bias_and_transposed_become_one():
+    body = "\n".join(
+        f"x{g} = Gemm <transB = {int(g in turned)}> (x_t, {w})\n h{g} = Gemm(h_old, R{g}, b{g})\n a{g} = Add(x{g}, h{g})"
+        for g, w, turned in (("r", "Wr", ""), ("z", "Wzt, bw", "z"), ("n", "Wn", ""))
+    )
+    text = one_state(f"{body}\n{GATES}")
+    own = weights("rzn")
+    constants = used(text, {**own, "Wzt": own["Wz"].T.copy(), "bw": np.array([0.3], np.float32)})
     model = after([FuseProductsPass()], text, constants)
-    assert body_of(model).count("Split") == 2
-    assert_same(text, model, constants, {name: array for name, array in feeds(4, 2).items() if name != "c0"})
+    assert body_of(model)[:4] == ["Gemm", "Gemm", "Add", "Split"]
+    for T, B in SIZES:
+        assert_same(text, model, constants, without_c0(feeds(T, B)))
+
+
+@pytest.mark.parametrize("name", APART)
+def test_products_that_are_not_added_gate_by_gate_stay_apart(name):
+    text = one_state(f"{sums('rzn').replace(*APART[name])}\n{GATES}")
+    constants = used(text, weights("rzn"))
+    model = after([FuseProductsPass()], text, constants)
+    assert "Split" not in body_of(model)
+    assert_same(text, model, constants, without_c0(feeds(4, 2)))
+
+
+@pytest.mark.parametrize("attribute", ["alpha = 2.0", "beta = 2.0", "transA = 1"])
+def test_a_product_that_is_more_than_one_stays_apart(attribute):
+    rows = "transA" in attribute
+    body = "\n".join(
+        f"x{g} = Gemm(x_t, W{g})\n h{g} = Gemm {f'<{attribute}>' if g == 'z' else ''} (h_old, R{g}, b{g})\n a{g} = Add(x{g}, h{g})"
+        for g in "rzn"
+    )
+    text = one_state(f"{body}\n{GATES}")
+    constants = used(text, weights("rzn"))
+    model = after([FuseProductsPass()], text, constants)
+    assert "Split" not in body_of(model)
+    assert_same(text, model, constants, without_c0(feeds(4, H if rows else 2)))
+
+
+def test_two_gates_stay_apart():
+    text = one_state(f"{sums('rz')}\n c = Sigmoid(ar)\n d = Tanh(az)\n h_new = Mul(c, d)")
+    assert "Split" not in body_of(after([FuseProductsPass()], text, used(text, weights("rz"))))
 
 
 NORM = """g (float[B,4] x, float[B,4] other) => (float[B,4] y) {

@@ -1,43 +1,33 @@
-"""Several matrix products of one value, such as a layer a gate: one product with the matrices side by side, taken apart after it.
+"""A layer a gate, of an input and of a state: one product each, one sum, taken apart after it.
 
-Where two such products are added part by part, as the gates' of an input and of a state are, they are added before they are taken
-apart.
+    x W_i + h R_i for each gate i  ->  parts of x [W_1, W_2, ...] + h [R_1, R_2, ...]
+
+Fewer than three gates, and products that are not added gate by gate, gain less than taking apart costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq_export.passes.editing import (
-    constant,
-    drop,
-    graph_of,
-    initializer,
-    insert_before,
-    last_size,
-    new_node,
-    positive,
-    rank,
-    replace,
-)
+from edgeseq_export.passes.editing import constant, drop, initializer, insert_before, new_node, rank, replace
 from edgeseq_export.passes.lifting import PRODUCTS
 from edgeseq_runtime.tensors.spec import Array
 
+FEWEST = 3  # gates
+
 
 class FuseProductsPass(ir.passes.InPlacePass):
-    """Leaves alone what has no rank, and weights that are used elsewhere too. Ensures that no two such products are left."""
+    """Leaves alone what has no rank, and weights that are used elsewhere too. Ensures that no such products are left."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fuse every group, then add before taking apart."""
+        """Fuse every group."""
         groups = list(_groups(model))
-        for group in groups:
-            _fuse(model.graph, group)
-        for sums in _sums_of_parts(model):
-            _add_whole(sums)
+        for sums in groups:
+            _fuse(model.graph, sums)
         return ir.passes.PassResult(model, bool(groups))
 
     def ensures(self, model: ir.Model) -> None:
@@ -46,8 +36,8 @@ class FuseProductsPass(ir.passes.InPlacePass):
         Raises:
             PostconditionError: such products are left.
         """
-        for group in _groups(model):
-            raise ir.passes.PostconditionError(f"{len(group)} products of one value are left, one of them '{group[0].output.name}'")
+        for sums in _groups(model):
+            raise ir.passes.PostconditionError(f"{len(sums)} pairs of products are left, one of them in '{sums[0].total.name}'")
 
 
 class _Product(NamedTuple):
@@ -55,19 +45,38 @@ class _Product(NamedTuple):
     weights: Array  # (k, n)
     bias: Array | None  # (n,)
 
-    @property
-    def output(self) -> ir.Value:
-        return self.node.outputs[0]
+
+class _Sum(NamedTuple):
+    """A gate: two products added."""
+
+    one: _Product
+    other: _Product
+    total: ir.Value
 
 
-def _groups(model: ir.Model) -> Iterator[list[_Product]]:
-    """Products of one value by the same operator in one graph, in their order."""
-    found: dict[tuple[ir.Value, object, str], list[_Product]] = {}
+def _groups(model: ir.Model) -> Iterator[list[_Sum]]:
+    """Gates of the same two values by the same operator in one graph, in their order."""
+    found: dict[tuple[object, ...], list[_Sum]] = {}
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        product, x = _product(node), node.inputs[0] if node.inputs else None
-        if product is not None and x is not None:
-            found.setdefault((x, node.graph, node.op_type), []).append(product)
-    return (group for group in found.values() if len(group) > 1)
+        products = [_product_used_once(value) for value in node.inputs] if node.op_type == "Add" else []
+        if len(products) != 2 or products[0] is None or products[1] is None:
+            continue
+        one, other = products[0], products[1]
+        of = {one.node.inputs[0]: one, other.node.inputs[0]: other}
+        if len(of) == 2 and one.node.op_type == other.node.op_type and one.weights.shape[1] == other.weights.shape[1]:
+            # The same two values in the same order, whichever of the products was written first.
+            key = (node.graph, one.node.op_type, frozenset(of))
+            if key in found:
+                first = found[key][0].one.node.inputs[0]
+                one, other = of.pop(first), next(iter(of.values()))
+            found.setdefault(key, []).append(_Sum(one, other, node.outputs[0]))
+    return (sums for sums in found.values() if len(sums) >= FEWEST)
+
+
+def _product_used_once(value: ir.Value | None) -> _Product | None:
+    node = None if value is None else value.producer()
+    once = value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+    return _product(node) if node is not None and once else None
 
 
 def _product(node: ir.Node) -> _Product | None:
@@ -86,94 +95,31 @@ def _product(node: ir.Node) -> _Product | None:
     return _Product(node, weights, None if bias is None else np.broadcast_to(bias, (weights.shape[1],)))
 
 
-def _fuse(root: ir.Graph, group: list[_Product]) -> None:
-    first, widths = group[0], [product.weights.shape[1] for product in group]
-    weights, biases = np.concatenate([product.weights for product in group], axis=1), None
-    if any(product.bias is not None for product in group):
-        zeros = [np.zeros(width, np.float32) for width in widths]
-        biases = np.concatenate([zero if p.bias is None else p.bias for p, zero in zip(group, zeros, strict=True)])
-    name, x = first.output.name, first.node.inputs[0]
-    inputs = [x, initializer(root, f"{name}_weights", np.ascontiguousarray(weights))]
-    if biases is not None:
-        inputs.append(initializer(root, f"{name}_biases", biases))
-    shape = first.output.shape
-    whole, value = new_node(first.node.op_type, inputs, first.output, None if shape is None else [*shape[:-1], weights.shape[1]])
-    sizes = initializer(root, f"{name}_widths", np.array(widths))
-    outputs = [_part_of(product.output) for product in group]
-    parts = ir.node("Split", [value, sizes], {"axis": -1}, outputs=outputs)
-    insert_before(first.output, whole, parts)
-    for product, part in zip(group, outputs, strict=True):
-        replace(product.output, part)
-        drop(product.output)
+def _fuse(root: ir.Graph, sums: Sequence[_Sum]) -> None:
+    first = sums[0].total
+    nodes, wholes = [], []
+    for products in ([each.one for each in sums], [each.other for each in sums]):
+        node, whole = _whole(root, products)
+        nodes.append(node)
+        wholes.append(whole)
+    total, value = new_node("Add", wholes, first, wholes[0].shape)
+    widths = initializer(root, f"{first.name}_widths", np.array([each.one.weights.shape[1] for each in sums]))
+    outputs = [ir.Value(name=f"{each.total.name}_part", shape=each.total.shape, type=each.total.type) for each in sums]
+    parts = ir.node("Split", [value, widths], {"axis": -1}, outputs=outputs)
+    insert_before(first, *nodes, total, parts)
+    for each, part in zip(sums, outputs, strict=True):
+        replace(each.total, part)
+        drop(each.total)
 
 
-def _part_of(value: ir.Value) -> ir.Value:
-    return ir.Value(name=f"{value.name}_part", shape=value.shape, type=value.type)
-
-
-class _Sums(NamedTuple):
-    """Parts of two values added to each other, each to the one at its place."""
-
-    one: ir.Node
-    other: ir.Node
-    sums: list[ir.Node]
-
-
-def _sums_of_parts(model: ir.Model) -> list[_Sums]:
-    found: dict[ir.Node, _Sums] = {}
-    taken: set[ir.Node] = set()
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        sums = _sums(node) if node.op_type == "Split" else None
-        if sums is not None and not taken.intersection((sums.one, sums.other)):
-            found[node] = sums
-            taken.update((sums.one, sums.other))
-    return list(found.values())
-
-
-def _sums(split: ir.Node) -> _Sums | None:
-    """The sums that a Split's parts are used in, where each part is used in one and all others are parts of one other Split."""
-    sums, others = [], set()
-    for index, part in enumerate(split.outputs):
-        uses = list(part.uses())
-        if len(uses) != 1 or part.is_graph_output() or uses[0].node.op_type != "Add":
-            return None
-        node, place = uses[0]
-        other = node.inputs[1 - place]
-        producer = None if other is None else other.producer()
-        if other is None or producer is None or producer.op_type != "Split" or len(other.uses()) != 1 or other.is_graph_output():
-            return None
-        if producer is split or len(producer.outputs) != len(split.outputs) or producer.outputs[index] is not other:
-            return None
-        sums.append(node)
-        others.add(producer)
-    if len(others) != 1 or {node.graph for node in sums} != {split.graph}:
-        return None
-    (other_split,) = others
-    return _Sums(split, other_split, sums) if _alike(split, other_split) else None
-
-
-def _alike(one: ir.Node, other: ir.Node) -> bool:
-    """Both take features apart in the same places, in the same graph."""
-    places = []
-    for node in (one, other):
-        axes = rank(node.outputs[0])
-        if axes is None or positive(node.attributes.get_int("axis", 0), axes) != axes - 1:
-            return False
-        places.append((axes, [last_size(value) for value in node.outputs]))
-    return places[0] == places[1] and None not in places[0][1] and one.graph is other.graph
-
-
-def _add_whole(found: _Sums) -> None:
-    one, other, sums = found
-    a, b = one.inputs[0], other.inputs[0]
-    assert a is not None
-    assert b is not None
-    total, value = new_node("Add", [a, b], sums[0].outputs[0], a.shape)
-    outputs = [
-        ir.Value(name=f"{node.outputs[0].name}_part", shape=node.outputs[0].shape, type=node.outputs[0].type) for node in sums
-    ]
-    parts = ir.Node("", "Split", [value, *one.inputs[1:]], one.attributes.values(), outputs=outputs)
-    graph_of(one).insert_before(sums[0], [total, parts])
-    for node, part in zip(sums, outputs, strict=True):
-        replace(node.outputs[0], part)
-        drop(node.outputs[0])
+def _whole(root: ir.Graph, products: Sequence[_Product]) -> tuple[ir.Node, ir.Value]:
+    """The products of one value as one."""
+    node = products[0].node
+    output = node.outputs[0]
+    weights = np.ascontiguousarray(np.concatenate([product.weights for product in products], axis=1))
+    inputs = [node.inputs[0], initializer(root, f"{output.name}_weights", weights)]
+    if any(product.bias is not None for product in products):
+        biases = [np.zeros(p.weights.shape[1], np.float32) if p.bias is None else p.bias for p in products]
+        inputs.append(initializer(root, f"{output.name}_biases", np.concatenate(biases)))
+    shape = output.shape
+    return new_node(node.op_type, inputs, output, None if shape is None else [*shape[:-1], weights.shape[1]])
