@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import runtime_models
+from blocked_imports import run_python
 from onnx import TensorProto, helper, numpy_helper
 from quantised_equations import Weights, exact_product, layer, relative, rows_product, tensor_product
 from test_parity_suite import edgeseq
@@ -232,6 +233,31 @@ def test_the_rest_of_the_graph_is_as_it_was():
     read = {name for node in after.graph.node for name in node.input}
     assert {tensor.name for tensor in after.graph.initializer} <= read
     assert quantise_layers(model, [], INT8) == onnx.load_from_string(model).SerializeToString(deterministic=True)
+
+
+SCAN = """agraph (float[T,B,40] x, float[B,40] h) => (float[B,40] last, float[T,B,40] y) {
+    last, y = Scan <num_scan_inputs = 1, body = step (float[B,40] s, float[B,40] e) => (float[B,40] t, float[B,40] u) {
+        product = MatMul(s, w)
+        sum = Add(product, e)
+        t = Tanh(sum)
+        u = Identity(t)
+    }> (h, x)
+}"""
+
+
+def test_a_product_inside_a_loop_is_quantised_too():
+    rng = np.random.default_rng(2)
+    w = (rng.standard_normal((40, 40)) / 6).astype(np.float32)
+    proto = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 20]>' + SCAN)
+    proto.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    model = quantised(proto.SerializeToString(), W8)
+    assert sorted(operators(model)) == ["Add", "Identity", "MatMulNBits", "Scan", "Tanh"]
+    drawn = {"x": rng.standard_normal((7, 2, 40)).astype(np.float32), "h": np.zeros((2, 40), np.float32)}
+    product, h, y = rows_product(8, block_size(40)), drawn["h"], []
+    for x in drawn["x"]:
+        h = np.tanh(product(h, w.T) + x)
+        y.append(h)
+    assert relative(run(model, drawn)[1], np.stack(y)) < NEAR
 
 
 # Integers.
@@ -475,6 +501,32 @@ def test_rows_by_themselves_can_be_pooled_and_the_operators_scale_can_not(folder
         pool.join().step({"x": np.ones((1, 1, 3), np.float32)})
     with pytest.raises(StreamError, match="Quantisation at run time"):
         edgeseq_runtime.load(tmp_path / "out.edgeseq", precision="int8").pool().close()
+
+
+@pytest.mark.parametrize(("precision", "near"), [("int8", 0.02), ("w8", 1e-5)])
+def test_a_stream_gives_what_the_whole_gives(folder, tmp_path, precision, near):
+    tried(folder / "lstm.edgeseq", tmp_path, variants=["int8", "w8"], gate=LOOSE)
+    session = edgeseq_runtime.load(tmp_path / "out.edgeseq", precision=precision)
+    x = np.random.default_rng(1).standard_normal((40, 1, 3)).astype(np.float32)
+    stream = session.stream()
+    pieces = [stream.step({"x": x[t : t + 1]})["y"].copy() for t in range(40)]
+    whole = session.run({"x": x})["y"]
+    assert relative(np.concatenate(pieces), whole) < near
+    # Another member of the batch has a share in the operator's scale, and none in that of a row.
+    beside = session.run({"x": np.concatenate([x, 3 * x[::-1]], axis=1)})["y"][:, :1]
+    assert (relative(beside, whole) < 1e-5) == (precision == "w8")
+
+
+def test_it_needs_no_pytorch(folder, tmp_path):
+    done = run_python(
+        f"""
+import edgeseq_quantize
+report = edgeseq_quantize.quantize({str(folder / "gru.edgeseq")!r}, out={str(tmp_path / "q.edgeseq")!r}, smallest=1, seconds=0)
+assert report.precisions == ("int8",), report
+""",
+        blocked=("torch", "edgeseq_export", "onnxscript"),
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_times_are_of_all_models_in_turns(folder, tmp_path):
