@@ -149,6 +149,22 @@ def test_a_block_waits_for_threads_that_still_spin(clock):
     assert clock.now - before < 1
 
 
+def test_no_block_begins_while_threads_of_another_spin(clock):
+    left = []
+
+    def spinning():
+        clock.pass_time(1e-3)
+        clock.busy = 0.01
+
+    def quiet():
+        left.append(clock.busy)
+        clock.pass_time(1e-3)
+
+    measure.timed_rounds({"spinning": spinning, "quiet": quiet}, (4, 4), 0.008)
+    assert len(left) > 4
+    assert set(left) == {0}
+
+
 def test_rounds_fit_the_time_and_blocks_are_alike(clock):
     counts = {"slow": 0, "fast": 0}
 

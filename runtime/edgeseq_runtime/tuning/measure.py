@@ -72,6 +72,7 @@ def block(call: Call, count: int, limit: float) -> Took:
 
 def call_time(call: Call) -> float:
     """Seconds that a call takes about; warms it up on the way."""
+    settle()
     call()
     took = _time(call).wall
     if took < _SHORT:
