@@ -247,6 +247,14 @@ def test_a_scan_of_an_input_that_no_weights_were_for_stays_a_scan_where_ones_and
         assert sum(step.recognised.values()) == recognised
 
 
+@pytest.mark.parametrize("B", ["1", "N", "?"])
+def test_an_input_of_another_batch_than_the_states_stays_in_the_scan(B):
+    text = one_state(RNN).replace("float[T,B,3]", f"float[T,{B},3]").replace("float[B,3]", f"float[{B},3]")
+    step = RecogniseCellPass()
+    after([step], text, used(text, weights("n")))
+    assert not step.recognised
+
+
 MASKED = """g (float[T,B,3] x, float[B,4] h0, int32[B] lengths) => (float[T,B,4] y, float[B,4] h) {{
       T1 = Shape <start = 0, end = 1> (x)
       T0 = Squeeze(T1)

@@ -149,7 +149,7 @@ def _sources(cell: FoundCell, parts: ScanParts) -> tuple[tuple[tuple[ir.Value, N
         for atom, coefficient in gate.x.items():
             outside = next((sequence.outside for sequence in parts.inputs if sequence.inside is atom.value), None)
             width = None if atom.value is None else last_size(atom.value)
-            if outside is None or width is None or rank(outside) != 3:
+            if outside is None or width is None or rank(outside) != 3 or _batch(outside, 1) != _batch(parts.states[0].inside, 0):
                 return None
             W = rows.setdefault(outside, np.zeros((width, G * H)))
             part = coefficient if coefficient.ndim == 2 else np.diag(coefficient)
@@ -168,6 +168,12 @@ def _sources(cell: FoundCell, parts: ScanParts) -> tuple[tuple[tuple[ir.Value, N
             else:
                 sources.append((_atom_value(term[0]), (coefficient if coefficient.ndim == 2 else np.diag(coefficient)) @ W))
     return (tuple(sources), biases) if sources else None
+
+
+def _batch(value: ir.Value, axis: int) -> object:
+    """The size of the batch: a node does not repeat an input of one sequence for all states, as a sum in a body does."""
+    size = None if value.shape is None else value.shape[axis]
+    return value if size is None or (isinstance(size, ir.SymbolicDim) and size.value is None) else size
 
 
 def _product_outside(value: ir.Value) -> Form | None:
