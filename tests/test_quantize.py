@@ -385,7 +385,7 @@ def test_variants_that_hold_are_in_the_bundle_and_pass_there(folder, tmp_path, n
     if name == "gru":
         assert report.row("w8").reason == "it is the same as int8"
         # Its one layer has lengths, and stays as it is.
-        assert report.row("fp16").reason == "it is neither smaller nor faster than fp32"
+        assert report.row("fp16").reason == "it is not smaller than fp32, and was not timed"
 
 
 def test_the_default_gate_is_two_percent(folder, tmp_path):
@@ -458,6 +458,16 @@ def test_in_place_and_again_gives_the_same_bytes(folder, tmp_path):
     assert first.written == str(tmp_path / "m.edgeseq")
     quantize(tmp_path / "m.edgeseq", smallest=1, seconds=0)
     assert (tmp_path / "m.edgeseq").read_bytes() == once
+
+
+def test_what_the_bundle_has_already_stays_where_the_new_one_is_refused(folder, tmp_path):
+    tried(folder / "lstm.edgeseq", tmp_path, variants=["w4"], gate=LOOSE)
+    once = open_bundle(tmp_path / "out.edgeseq").model("w4")
+    again = quantize(tmp_path / "out.edgeseq", variants=["int8", "w4"], smallest=1, seconds=0, gate=RelativeGate(0.04, 0.3, 0))
+    assert again.precisions == ("int8",)
+    assert again.row("w4").reason.endswith("; the w4 that the bundle already has stays as it is")
+    assert open_bundle(tmp_path / "out.edgeseq").model("w4") == once
+    assert open_bundle(tmp_path / "out.edgeseq").manifest.gate("w4") == LOOSE
 
 
 def test_a_bundle_that_can_not_be_written_is_as_it_was(folder, tmp_path):

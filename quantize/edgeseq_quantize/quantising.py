@@ -85,7 +85,7 @@ def quantize(
     sequences = sequence_times(sessions, example, STEPS, seconds) if seconds else {}
     whole = VariantRow(name=FP32, verdict=FP32, bytes=len(bundle.model()))
     rows = [_timed(row, steps, sequences) for row in (whole, *(_row(name, trials) for name in trials))]
-    rows = [_gaining(row, whole.bytes) for row in rows]
+    rows = [_staying(_gaining(row, whole.bytes), bundle) for row in rows]
     written = _write(bundle, rows, trials, Path(path if out is None else out))
     return QuantizeReport(
         path=str(path),
@@ -140,7 +140,16 @@ def _gaining(row: VariantRow, fp32_bytes: int) -> VariantRow:
     smaller = row.bytes <= SMALLER * fp32_bytes
     if row.verdict != WRITTEN or smaller or max(row.step_gain, row.sequence_gain, key=_known) > 1:
         return row
-    return msgspec.structs.replace(row, verdict=REFUSED, reason="it is neither smaller nor faster than fp32")
+    timed = not math.isnan(row.sequence_gain)
+    reason = "it is neither smaller nor faster than fp32" if timed else "it is not smaller than fp32, and was not timed"
+    return msgspec.structs.replace(row, verdict=REFUSED, reason=reason)
+
+
+def _staying(row: VariantRow, bundle: Bundle) -> VariantRow:
+    """The row, with a remark where the bundle already has such a variant, which is not touched."""
+    if row.verdict not in (REFUSED, SKIPPED) or row.name not in bundle.manifest.precisions:
+        return row
+    return msgspec.structs.replace(row, reason=f"{row.reason}; the {row.name} that the bundle already has stays as it is")
 
 
 def _known(gain: float) -> float:

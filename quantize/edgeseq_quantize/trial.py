@@ -85,8 +85,9 @@ def try_variant(bundle: Bundle, variant: Variant, demands: Demands, threads: int
         return Trial(None, _rows(layers, names, reasons, alone), str(error))
     if best.problem:
         quick = demands._replace(metric=None)  # what takes long says nothing of a layer's own error
-        each = {name: _measured(bundle, variant, frozenset([name]), quick, threads) for name in names if len(names) > 1}
-        alone = {name: one.relative for name, one in each.items()} or dict.fromkeys(names, best.relative)
+        some = names if len(names) > 1 else ()
+        alone = {name: _measured(bundle, variant, frozenset([name]), quick, threads).relative for name in some}
+        alone = alone or dict.fromkeys(names, best.relative)
         best = _mixed(best, alone, measure, reasons, least=1 if variant.by_layers else 0)
     return Trial(best, _rows(layers, best.names, reasons, alone))
 
