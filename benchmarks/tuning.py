@@ -153,7 +153,8 @@ def gain_in_sittings(opened: Callable[[str], Call], other: str, seconds: float, 
     found = []
     for number in range(SITTINGS):
         names = (DEFAULT, other) if number % 2 else (other, DEFAULT)
-        times = timed_rounds({name: opened(name) for name in names}, SITTING_ROUNDS, seconds / SITTINGS)
+        calls = {name: opened(name) for name in names}
+        times = timed_rounds(calls, SITTING_ROUNDS, seconds / SITTINGS, number * SITTING_ROUNDS[1])
         found.append(median(ratios(times[DEFAULT], times[other], alone=alone)))
     return gain_of(found)
 

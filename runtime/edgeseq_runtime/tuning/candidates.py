@@ -66,7 +66,7 @@ def _free() -> Iterator[Candidate]:
 
 def _thread_counts(most: int) -> list[int]:
     """1, 2, 4 ... and the most."""
-    counts = [1 << power for power in range(most.bit_length()) if 1 << power <= most]
+    counts = [1 << power for power in range(most.bit_length())]
     return counts if most in counts else [*counts, most]
 
 
