@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from blocked_imports import run_python
 
 import edgeseq_runtime
 from edgeseq_runtime.bundle import open_bundle
+from edgeseq_runtime.cli.commands import COMMANDS, load_command
 from edgeseq_runtime.errors import HashMismatch, MissingMember, UsageError
 
 K, H = 256, 1024
@@ -163,3 +165,47 @@ def test_a_session_outlives_its_file(small):
     inputs = model.draw({"T": 3, "B": 2}, np.random.default_rng(0))
     np.testing.assert_allclose(session.run(inputs)["y"], model.expect(inputs)["y"], atol=2e-6)
     assert session.stream().step({"x": inputs["x"][:, :1]})["y"].shape[:2] == (3, 1)
+
+
+# The command line imports what the chosen command needs.
+
+
+def test_the_list_of_commands_says_how_each_begins_its_own_help():
+    for name, summary in COMMANDS.items():
+        command = load_command(name)
+        assert command.name == name
+        assert " ".join(command.help.split()).startswith(summary), name
+    listed = run_python("from edgeseq_runtime.cli.main import app\napp(['--help'])").stdout
+    for name, summary in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(' '.join(summary.split()[:4]))}", listed, re.MULTILINE), name
+
+
+def test_every_command_module_is_listed():
+    package = Path(edgeseq_runtime.__file__).parent / "cli"
+    found = {path.stem for path in package.glob("*.py") if f"def {path.stem}_command(" in path.read_text("utf-8")}
+    assert found == set(COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_imports_neither_numpy_nor_rich_nor_any_command(arguments):
+    done = run_python(
+        "import json, sys\nfrom edgeseq_runtime.cli.main import app\n"
+        f"try:\n    app({arguments!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    assert done.returncode == 0, done.stderr
+    found = set(json.loads(done.stdout.splitlines()[-1]))
+    assert not found & {"numpy", "rich", "onnxruntime", "msgspec", "safetensors"}
+    assert not [name for name in COMMANDS if f"edgeseq_runtime.cli.{name}" in found]
+
+
+def test_a_chosen_command_does_not_import_the_others(large):
+    done = run_python(
+        f"import json, sys\nfrom edgeseq_runtime.cli.main import app\ntry:\n    app(['inspect', {str(large)!r}])\n"
+        "except SystemExit as end:\n    assert not end.code\nprint(json.dumps(sorted(sys.modules)))"
+    )
+    assert done.returncode == 0, done.stderr
+    found = set(json.loads(done.stdout.splitlines()[-1]))
+    assert "edgeseq_runtime.cli.inspect" in found
+    assert not [name for name in COMMANDS if name != "inspect" and f"edgeseq_runtime.cli.{name}" in found]
+    assert not found & {"onnxruntime", "edgeseq_runtime.parity", "edgeseq_runtime.bisect", "edgeseq_runtime.bench"}

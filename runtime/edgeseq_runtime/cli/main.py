@@ -6,32 +6,29 @@ Exit codes: 0 good; 1 the check failed; 2 bad usage or bad input.
 from __future__ import annotations
 
 import traceback
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from edgeseq_runtime.cli.bench import bench_command
-from edgeseq_runtime.cli.compile import compile_command
-from edgeseq_runtime.cli.devices import devices_command
-from edgeseq_runtime.cli.inspect import inspect_command
+from edgeseq_runtime.cli.commands import COMMANDS, load_command
 from edgeseq_runtime.cli.options import DEBUG, DebugOption
-from edgeseq_runtime.cli.parity import parity_command
-from edgeseq_runtime.cli.plan import plan_command
 from edgeseq_runtime.cli.plugins import add_plugin_commands
-from edgeseq_runtime.cli.records import records_command
-from edgeseq_runtime.cli.report import report_command
-from edgeseq_runtime.cli.run import run_command
-from edgeseq_runtime.cli.selftest import selftest_command
-from edgeseq_runtime.console import ERR
 from edgeseq_runtime.errors import EdgeseqError
 
 BAD_USAGE = 2
 
 
 class Program(TyperGroup):
-    """A group of commands that turns the errors edgeseq raises on purpose into a message and an exit code."""
+    """A group of commands that turns the errors edgeseq raises on purpose into a message and an exit code.
+
+    A command is imported when it is chosen: what they need together takes a board seconds.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that was chosen, imported."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name in COMMANDS else command, rest
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
@@ -40,6 +37,8 @@ class Program(TyperGroup):
         except EdgeseqError as error:
             if ctx.find_root().meta.get(DEBUG):
                 traceback.print_exc()
+            from edgeseq_runtime.console import ERR  # rich, which help does without
+
             ERR.print(f"error: {error}", soft_wrap=True)
             raise typer.Exit(BAD_USAGE) from None
 
@@ -50,6 +49,8 @@ app = typer.Typer(cls=Program, no_args_is_help=True, add_completion=False, prett
 def show_version(wanted: bool) -> None:
     """Print the version and end."""
     if wanted:
+        from importlib.metadata import version
+
         print(f"edgeseq {version('edgeseq')}")
         raise typer.Exit
 
@@ -62,19 +63,8 @@ def program(shown: VersionOption = False, debug: DebugOption = False) -> None:
     """Recurrent networks from PyTorch onto edge devices, and proof that they compute the same there."""
 
 
-for name, command in (
-    ("inspect", inspect_command),
-    ("devices", devices_command),
-    ("plan", plan_command),
-    ("compile", compile_command),
-    ("run", run_command),
-    ("parity", parity_command),
-    ("records", records_command),
-    ("bench", bench_command),
-    ("report", report_command),
-    ("selftest", selftest_command),
-):
-    app.command(name)(command)
+for name, summary in COMMANDS.items():
+    app.command(name, help=summary)(lambda: None)  # stands in the list until it is chosen
 add_plugin_commands(app)
 
 

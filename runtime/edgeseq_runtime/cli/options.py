@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from edgeseq_runtime.errors import UsageError
-from edgeseq_runtime.metric import MAX_LOSS
 
 DEBUG = "edgeseq.debug"
 
@@ -42,5 +41,7 @@ def require_metric(metric: str | None, max_metric_loss: float) -> None:
     Raises:
         UsageError: `--max-metric-loss` is given without `--metric`.
     """
+    from edgeseq_runtime.metric import MAX_LOSS  # which other commands do without
+
     if metric is None and max_metric_loss != MAX_LOSS:
         raise UsageError(f"--max-metric-loss {max_metric_loss:g} bounds a metric, and none is given: add --metric FILE.py:FUNCTION")
