@@ -53,7 +53,7 @@ class Emulation:
         self.enqueued = 0
         self.contexts = 0
         self.eager = 0  # contexts that compile kernels for a shape at once
-        self.capturable = True
+        self.capturable = True  # whether an engine that has run can be captured
         self.unloadable = 0  # engines that are not loaded, whole or not
         self.bindings = _bindings(self, name)
 
@@ -467,9 +467,9 @@ class Context:
         unset = [name for name in engine.inputs if name not in self.shapes and name not in engine.sets_sizes]
         if unset or any(name not in self.addresses and name not in self.allocators for name in engine.values):
             return self._error(f"not all shapes and addresses are set: {unset}")
-        if cuda.capturing(stream) and (self.allocators or not self.warm):
+        if cuda.capturing(stream) and (self.allocators or not self.warm or not engine.emulation.capturable):
             cuda.spoil(stream)
-            return self._error("can't be captured: it has not run since it was changed, or sizes are the data's")
+            return self._error("can't be captured: it has not run since it was changed, or the data tell sizes or rounds")
         if self.allocators:
             cuda.flush(stream)
             self._run(self.generation, stream)

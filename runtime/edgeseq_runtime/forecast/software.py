@@ -77,7 +77,7 @@ def _engine(plan: Plan, jetpack: JetPack | None) -> Software:
         said = version or "not known for this JetPack"
         install: tuple[str, ...] = (APT, VENV, "pip install edgeseq")
     else:
-        said = "10 or 11, whichever is installed"
+        said = "8.5 to 11, or TensorRT-RTX, whichever is installed"
         install = ("pip install tensorrt", "pip install edgeseq")
     typing, network, builder = typing_of(version, plan.precision)
     return Software(
