@@ -190,9 +190,9 @@ def _files(prepared: Prepared, asked: Asked, say: Say) -> tuple[dict[str, Conver
         if _version(package) is None:
             failed[name] = f"not installed: {missing.get(package, 'its package is not there')}"
             continue
-        before = _shorter(name, prepared, asked, say)
+        before = _lighter(name, prepared, asked, say)
         if before is not None and out_of_time(before):
-            failed[name] = f"not tried: over fewer steps it was {before.error}"
+            failed[name] = f"not tried: what takes fewer operators was {before.error}"
             continue
         made = converted(name, prepared, asked.build / "converted", say=say)
         if made.error:
@@ -202,12 +202,12 @@ def _files(prepared: Prepared, asked: Asked, say: Say) -> tuple[dict[str, Conver
     return files, failed
 
 
-def _shorter(name: str, prepared: Prepared, asked: Asked, say: Say) -> Converted | None:
-    """The same network over fewer steps, where that is a workload too: what takes too long for it does not end for more."""
-    shorter = workload(prepared.facts["name"]).shorter
-    if shorter is None:
+def _lighter(name: str, prepared: Prepared, asked: Asked, say: Say) -> Converted | None:
+    """The conversion of a workload that takes fewer operators, where there is one: what is too long for it does not end for more."""
+    lighter = workload(prepared.facts["name"]).lighter
+    if lighter is None:
         return None
-    return converted(name, prepare(workload(shorter), asked.build / "workloads"), asked.build / "converted", say=say)
+    return converted(name, prepare(workload(lighter), asked.build / "workloads"), asked.build / "converted", say=say)
 
 
 def _checked(name: str, found: Record) -> Record:

@@ -24,7 +24,7 @@ from peers.prepared import Prepared, keep_newest
 from peers.runtimes import NotOffered, runtime
 
 LIMIT = 240.0  # seconds of processor time, of each process
-PATIENCE = 4  # times as long by the clock
+PATIENCE = 30  # times as long by the clock: it hangs
 GIVEN_UP = "not converted after"
 HERE = Path(__file__).parent
 PARTS = {  # module -> (what it starts from, its distribution): known without importing it, which takes seconds and can fail
@@ -106,7 +106,6 @@ def _version(package: str) -> str:
 
 def _convert(name: str, prepared: Prepared, folder: Path, limit: float) -> str | None:
     command = [sys.executable, "-m", "peers.converting", name, str(prepared.folder), str(folder), str(math.ceil(limit))]
-    given_up = f"{GIVEN_UP} {limit:.0f} s of processor time"
     # A session of its own, so that compilers that it started end with it.
     process = subprocess.Popen(
         command, cwd=HERE.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -116,9 +115,9 @@ def _convert(name: str, prepared: Prepared, folder: Path, limit: float) -> str |
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return given_up
+        return f"{GIVEN_UP} {PATIENCE * limit:.0f} s"
     if process.returncode == -signal.SIGXCPU:
-        return given_up
+        return f"{GIVEN_UP} {limit:.0f} s of processor time"
     if process.returncode == 0:
         return None
     said = [line for line in errors.strip().splitlines() if line.strip()]

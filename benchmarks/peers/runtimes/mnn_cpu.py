@@ -5,6 +5,7 @@ Its `Module` interface takes three times as long for a small step.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,25 @@ def convert(prepared: Prepared, folder: Path) -> None:
     """By MNN's converter itself: the program around it installs a package of the vendor's unasked, and reports to them."""
     import _tools  # type: ignore[import-not-found]
 
-    _tools.mnnconvert(
-        ["", "-f", "ONNX", "--modelFile", str(prepared.fixed_onnx), "--MNNModel", str(folder / "model.mnn"), "--bizCode", "edgeseq"]
-    )
+    log = folder / "convert.log"
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)  # where it says what it can't convert
+        _tools.mnnconvert(
+            [
+                "",
+                "-f",
+                "ONNX",
+                "--modelFile",
+                str(prepared.fixed_onnx),
+                "--MNNModel",
+                str(folder / "model.mnn"),
+                "--bizCode",
+                "edgeseq",
+            ]
+        )
     if not (folder / "model.mnn").exists():
-        raise RuntimeError("MNN's converter wrote nothing")
+        said = [line for line in log.read_text(errors="replace").splitlines() if "Not Support" in line]
+        raise RuntimeError(said[0].split(": ", 1)[-1] if said else "MNN's converter wrote nothing")
 
 
 def load(prepared: Prepared, folder: Path, threads: int) -> Loaded:
