@@ -597,6 +597,14 @@ def test_a_plan_says_what_runs_where(folder, tmp_path):
     assert "operator: 8-bit weights" not in rules(path, "w8", "tensorrt")
 
 
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("precision", ["int8", "w8", "w4"])
+def test_tensorrts_importer_refuses_what_the_plan_says_it_does(folder, tmp_path, precision):
+    tried(folder / "lstm.edgeseq", tmp_path, variants=[precision], gate=LOOSE)
+    with pytest.raises(UsageError, match="can't parse the model"):
+        edgeseq_runtime.load(tmp_path / "out.edgeseq", precision=precision, device="tensorrt-network")
+
+
 # The command.
 
 
