@@ -9,6 +9,7 @@ import sys
 import time
 import tracemalloc
 from collections import OrderedDict
+from itertools import cycle
 from pathlib import Path
 from types import MappingProxyType
 
@@ -262,6 +263,25 @@ def test_steps_without_copy_leave_nothing_and_hold_next_to_nothing(name, session
     assert most < 2048
     outputs = []
     assert traced(lambda: outputs.append(stream.step(data)))[0] > STEPS * 32  # what the measure sees where arrays are made
+
+
+def test_pieces_of_ever_other_lengths_leave_nothing(sessions):
+    model, session = sessions["lstm"]
+    stream, lengths = session.stream(), cycle(range(1, 41))  # more than a stream keeps buffers for
+    pieces = [data_of(model, drawn(model, T)) for T in range(41)[1:]]
+    stays, most = traced(lambda: stream.step(pieces[next(lengths) - 1], copy=False), times=120)
+    assert stays < 16 * 1024
+    assert most < 64 * 1024
+
+
+@pytest.mark.parametrize("kind", ["a mapping that is no dict", "a subclass of array"])
+def test_what_only_the_full_check_can_tell_gets_the_buffers_it_had(kind, sessions):
+    model, session = sessions["lengths"]
+    stream, data = session.stream(), data_of(model, drawn(model))
+    stream.step(data)
+    chunk = stream._chunk
+    stream.step(RIGHT[kind](data))
+    assert stream._chunk is chunk
 
 
 @pytest.mark.parametrize("copy", [True, False])
