@@ -126,7 +126,7 @@ REMEDIES: tuple[tuple[Callable[[Gap], bool], str], ...] = (
     ),
     (
         lambda gap: gap.record["group"] == "scan",
-        """A Scan runs its body node by node at every step; docs/hoisting.md counts them. It takes fewer nodes in the body, or the
-        loop unrolled and fused for one length, which costs memory and time to load and fixes the length.""",
+        """A Scan runs its body node by node at every step ([how many they are](hoisting.md)). It takes fewer of them, or the
+        loop unrolled and fused for one length, which costs memory and time to load, and fixes the length.""",
     ),
 )

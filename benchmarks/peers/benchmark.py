@@ -203,7 +203,7 @@ def _files(prepared: Prepared, asked: Asked, say: Say) -> tuple[dict[str, Conver
 
 
 def _lighter(name: str, prepared: Prepared, asked: Asked, say: Say) -> Converted | None:
-    """The conversion of a workload that takes fewer operators, where there is one: what is too long for it does not end for more."""
+    """The conversion of a workload that takes fewer operators, if any: what is too slow for it does not end for more."""
     lighter = workload(prepared.facts["name"]).lighter
     if lighter is None:
         return None

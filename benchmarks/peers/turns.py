@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 HERE = Path(__file__).parent
+SHORT = 0.02  # seconds: of less than that, there are several calls to find out how long one takes
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}  # of NumPy in every worker; the runtimes are told their own number
 
 
@@ -51,7 +52,7 @@ QUICK = Pace(rounds=7, fewest=3, total=4.0)
 class Worker:
     """A process that holds one workload in one runtime."""
 
-    def __init__(self, name: str, prepared: Path, converted: Path, threads: int, *, limit: float = 60.0) -> None:
+    def __init__(self, name: str, prepared: Path, converted: Path, threads: int, *, limit: float = 120.0) -> None:
         self._limit = limit
         command = [sys.executable, "-m", "peers.worker", name, str(prepared), str(converted), str(threads)]
         self._log = converted / f"worker-{threads}.log"
@@ -196,9 +197,9 @@ def take_turns(candidates: Mapping[str, Candidate], pace: Pace, seed: int, each_
 
 def _counts(candidate: Candidate, pace: Pace) -> tuple[int, int]:
     """How many calls fill a turn, and its warm-up; they warm the candidate up."""
-    candidate.time(3, 2)
-    seconds = candidate.time(5, 2)["median"] * 1e-9
-    seconds = candidate.time(max(3, int(0.02 / seconds)), 1)["median"] * 1e-9
+    seconds = candidate.time(1, 1)["median"] * 1e-9
+    for _ in range(2 if seconds < SHORT else 0):
+        seconds = candidate.time(max(3, int(SHORT / seconds)), 1)["median"] * 1e-9
     return max(1, round(pace.turn / seconds)), max(1 if seconds < 0.05 else 0, round(pace.warm / seconds))
 
 
