@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-import tomllib
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -341,6 +340,7 @@ def test_every_runtime_keeps_the_interface():
 
 
 def test_the_extra_installs_the_peers_in_versions_that_are_written_down():
+    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras["bench"] == ["edgeseq[train,quantize]", *environments.PEERS]
     pinned = {line.split("==")[0].lower() for line in environments.CONSTRAINTS.read_text().splitlines() if "==" in line}
