@@ -123,6 +123,8 @@ def introduction(header: Record, records: Sequence[Record]) -> Iterator[str]:
     yield ""
     yield paragraph(LIMIT)
     yield ""
+    yield paragraph(f"No process is bound to a core. How each is told its number of threads: {'. '.join(told(records))}.")
+    yield ""
 
 
 HOW = """Each runtime has the same network with the same weights, converted as it likes it best (with fixed sizes where it gains
@@ -135,6 +137,12 @@ out, nor are PyTorch's and ExecuTorch's tensors made arrays)."""
 LIMIT = """*Limit* is the larger of two times, measured in the same rounds: reading the weights that each step must read, at the
 rate at which this machine reads a buffer of that size, and multiplying at the rate of a large matrix product. For int8 it is that
 of fp32. Weights are random but for the voice-activity network's; features are 64 (LSTM 1024: 256)."""
+
+
+def told(records: Sequence[Record]) -> Iterator[str]:
+    """How each runtime is told the number of threads."""
+    found = {name: each["told_threads_by"] for record in records for name, each in record["candidates"].items()}
+    yield from (f"{title}: {found[name]}" for name, title in TITLES.items() if name in found)
 
 
 def minutes(records: Sequence[Record]) -> float:

@@ -90,6 +90,7 @@ def test_everyone_is_timed_in_every_round_after_the_outputs_agree(record):
         assert 0 < found["best"] <= min(found["microseconds"])
         assert min(found["load_ms"], found["first_ms"], found["bytes"]) > 0
         assert found["peak_mib"] > found["import_mib"] > 10
+        assert "threads" in found["told_threads_by"]
     # Three operators more or less, PyTorch takes several times as long for them; whatever the machine is doing.
     assert ratios(*(record["candidates"][name]["microseconds"] for name in ("torch_eager", "edgeseq"))).median > 1
 
@@ -366,6 +367,7 @@ def candidate(*microseconds):
     return {
         "microseconds": list(microseconds), "best": min(microseconds), "load_ms": 12.3, "first_ms": 0.4, "import_ms": 50.0,
         "import_mib": 30.0, "peak_mib": 42.0, "bytes": 3_400_000, "convert_s": 1.5, "errors": {"y": 1e-7},
+        "told_threads_by": "num_threads",
     }  # fmt: skip
 
 
@@ -424,6 +426,9 @@ def test_the_page_is_filled_from_the_measurements(tmp_path):
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     assert text.count("![") == 2
+    assert "its number of threads: edgeseq: num_threads. edgeseq, int8: num_threads. ONNX Runtime, plain `run`:" in " ".join(
+        text.split()
+    )
     assert max(map(len, (line for line in text.splitlines() if not line.startswith(("|", "-"))))) <= 140
 
 

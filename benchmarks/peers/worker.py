@@ -60,6 +60,7 @@ def _load(name: str, prepared: Prepared, converted: Path, threads: int) -> tuple
         "load_ms": 1e3 * (ready - imported),
         "first_ms": 1e3 * (first - ready),
         "import_mib": before,
+        "told_threads_by": module.THREADS,
         "errors": {name: relative_error(name, outputs, prepared.expected()) for name in prepared.data_outputs},
     }
 
