@@ -19,7 +19,7 @@ from edgeseq_runtime.cli.main import app
 from edgeseq_runtime.cli.plan import _scaled
 from edgeseq_runtime.device_facts import Gpu, Int8, Memory, Peak
 from edgeseq_runtime.errors import DeviceError, ProviderError, UsageError
-from edgeseq_runtime.forecast.axes import AxisRange, axis_ranges
+from edgeseq_runtime.forecast.axes import AxisRange, axis_ranges, value_ranges
 from edgeseq_runtime.forecast.cuda_rules import cuda_fallbacks
 from edgeseq_runtime.forecast.roofline import bound_of
 from edgeseq_runtime.forecast.sizes import sized_graph
@@ -28,6 +28,8 @@ from edgeseq_runtime.forecast.tensorrt_rules import tensorrt_findings
 from edgeseq_runtime.forecast.work import Work, work_of
 from edgeseq_runtime.interface import Interface
 from edgeseq_runtime.onnx_wire import read_model
+from edgeseq_runtime.provider_needs import missing_for_engines
+from edgeseq_runtime.provider_options import engine_options
 from edgeseq_runtime.tensors import TensorSpec
 
 K, H = 3, 8  # of runtime_models.lstm
@@ -461,11 +463,47 @@ def test_a_backend_that_can_not_be(lstm):
         edgeseq_runtime.make_forecast(lstm, "rtx-4091")
 
 
+WRITER = Interface(
+    inputs=(
+        TensorSpec("x", "float32", ("T", "B", 3)),
+        TensorSpec("lengths", "int32", ("B",)),
+        TensorSpec("longest", "int64", ()),
+        TensorSpec("limits", "int32", (2,)),
+        TensorSpec("tokens", "int64", ("T", "B")),
+        TensorSpec("scale", "float32", ()),
+        TensorSpec("count", "int64", (1,)),
+    ),
+    outputs=(TensorSpec("y", "float32", ("T", "B", 3)), TensorSpec("count_out", "int64", (1,))),
+    state={"count": "count_out"},
+    lengths={"lengths": "T"},
+    chunk=4,
+)
+
+
+def test_few_whole_numbers_that_are_neither_lengths_nor_state_have_ranges_of_values():
+    assert value_ranges(WRITER) == dict.fromkeys(("longest", "limits"), AxisRange(1, 100, 1000))
+    assert value_ranges(WRITER, ["longest=1:50:200", "B=2"])["longest"] == AxisRange(1, 50, 200)
+    assert set(axis_ranges(WRITER, ["longest=1:50:200"])) == {"T", "B"}
+    with pytest.raises(UsageError, match="no axis 'shortest'; its inputs have: T, B; and values: longest, limits"):
+        axis_ranges(WRITER, ["shortest=1"])
+
+
+def test_an_engine_has_a_profile_of_all_sizes_and_one_of_a_piece_of_a_stream(lstm):
+    options = engine_options(WRITER, board(), ["longest=1:50:200", "T=4:40:400"])
+    assert options["profile"] == "B=1:1:8 T=4:40:400 limits=1:100:1000 longest=1:50:200"
+    assert options["step"] == "B=1:1:8 T=4 limits=1:100:1000 longest=1:50:200"
+    assert "step" not in engine_options(WRITER, board(), ["T=8:40:400"])  # no piece is so short
+    assert "step" not in engine_options(Interface(WRITER.inputs[:1], WRITER.outputs[:1]), board())  # nothing to stream
+    plan = edgeseq_runtime.make_plan(lstm, "tensorrt", axes=["B=1:2:4"])
+    assert plan.provider_options["tensorrt"]["profile"].startswith("B=1:2:4 T=1:100:1000")
+    assert plan.provider_options["tensorrt"]["workspace"] == str(1 << 30)
+
+
 @pytest.mark.parametrize("device", ["jetson-orin-nano-8gb", "tensorrt"])
-def test_an_engine_is_planned_and_not_opened(device, lstm):
-    with pytest.raises(
-        ProviderError, match=rf"'{device}' asks for a TensorRT engine, .*device 'cuda' \(pip install .edgeseq\[gpu\]"
-    ):
+def test_an_engine_is_planned_anywhere_and_opened_where_there_is_a_gpu(device, lstm):
+    if not missing_for_engines():
+        pytest.skip("there is a GPU, and tests/test_gpu.py runs engines on it")
+    with pytest.raises(ProviderError, match=rf"'{device}' asks for a TensorRT engine; .*missing: .*choose device 'cuda' or 'cpu'"):
         edgeseq_runtime.open_session(lstm, edgeseq_runtime.make_plan(lstm, device))
 
 
