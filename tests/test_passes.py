@@ -482,6 +482,16 @@ def test_an_output_and_a_next_state_that_need_no_state_are_hoisted_too():
         assert_same(text, model, constants, {name: array for name, array in feeds(T, B).items() if name != "c0"})
 
 
+def test_a_next_state_that_is_a_product_of_the_input_itself_is_hoisted_too():
+    body = one_state("other = Tanh(h_old)", output="other")
+    text = body.replace("h_out = Identity(h_new)", "h_out = MatMul(x_t, Wn)")
+    constants = used(text, NUMBERS)
+    model = after([HoistPass()], text, constants)
+    assert "MatMul" not in body_of(model)
+    for T, B in SIZES:
+        assert_same(text, model, constants, without_c0(feeds(T, B)))
+
+
 def test_nothing_moves_where_two_sequences_run_in_opposite_directions():
     text = masked(directions=", scan_input_directions = [0, 1]")
     model = after([HoistPass()], text, mask_constants(text))

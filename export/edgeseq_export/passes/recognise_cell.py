@@ -8,7 +8,6 @@ operators (`cells`).
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -16,17 +15,13 @@ import onnx_ir as ir
 from edgeseq_export.passes.cells import FoundCell, found_cell
 from edgeseq_export.passes.editing import (
     constant,
-    discard,
-    graph_of,
-    initializer,
     integers,
     last_size,
-    new_node,
     rank,
-    replace,
     skip_identities,
 )
 from edgeseq_export.passes.equations import INPUT, Atom, Form, Numbers, added, atom_of, constant_form, is_selection
+from edgeseq_export.passes.native_node import FoundNode, put_native_node
 from edgeseq_export.passes.reading import Equations, NoEquations
 from edgeseq_export.passes.scan_parts import ScanParts, scans
 
@@ -48,19 +43,12 @@ class RecogniseCellPass(ir.passes.InPlacePass):
         for parts in scans(model):
             found = _recognised(parts)
             if found is not None:
-                _replace(model.graph, parts, found)
+                put_native_node(model.graph, parts, found)
                 self.recognised[found.cell.operator] += 1
         return ir.passes.PassResult(model, bool(self.recognised))
 
 
-class _Found(NamedTuple):
-    cell: FoundCell
-    sources: tuple[tuple[ir.Value, Numbers], ...]  # what the node's input is made of, and its rows of W
-    biases: Numbers  # of the input's products outside the body, added to the gates' own
-    lengths: ir.Value | None
-
-
-def _recognised(parts: ScanParts) -> _Found | None:
+def _recognised(parts: ScanParts) -> FoundNode | None:
     reverse = {sequence.reverse for sequence in (*parts.inputs, *parts.outputs)}
     if len(reverse) != 1 or not parts.states or any(rank(state.inside) != 2 for state in parts.states):
         return None
@@ -78,7 +66,7 @@ def _recognised(parts: ScanParts) -> _Found | None:
         sources = _sources(cell, parts)
     except NoEquations:
         return None
-    return None if sources is None else _Found(cell, *sources, lengths)
+    return None if sources is None else FoundNode(cell, *sources, lengths)
 
 
 def _given(parts: ScanParts) -> dict[ir.Value, Form]:
@@ -201,86 +189,3 @@ def _product_outside(value: ir.Value) -> Form | None:
 def _atom_value(atom: Atom) -> ir.Value:
     assert atom.value is not None
     return atom.value
-
-
-def _replace(graph: ir.Graph, parts: ScanParts, found: _Found) -> None:
-    cell, H = found.cell, found.cell.gates[0].R.shape[0]
-    like = parts.states[0].last
-    nodes: list[ir.Node] = []
-
-    def made(
-        operator: str, inputs: list[ir.Value | None], shape: list[int | ir.SymbolicDim | None] | None, **attributes: int
-    ) -> ir.Value:
-        node, output = new_node(operator, inputs, like, shape, **attributes)
-        nodes.append(node)
-        return output
-
-    T, B = found.sources[0][0].shape[:2]  # type: ignore[index]
-    values = [value for value, _ in found.sources]
-    W = np.concatenate([rows for _, rows in found.sources])  # (I, G*H)
-    x = values[0] if len(values) == 1 else made("Concat", list(values), [T, B, W.shape[0]], axis=-1)
-    R = np.concatenate([gate.R.T for gate in cell.gates])  # (G*H, H)
-    name = f"{like.name}_{cell.operator}"
-    weights = [initializer(graph, f"{name}_{letter}", array[None].astype(np.float32)) for letter, array in (("W", W.T), ("R", R))]
-    bias = initializer(graph, f"{name}_B", _biases(found)[None])
-    peepholes = None
-    if cell.peepholes:
-        P = np.concatenate([cell.gates[index].p for index in (0, 1, 2)])  # i, o, f
-        peepholes = initializer(graph, f"{name}_P", P[None].astype(np.float32))
-    one, first = (initializer(graph, f"{name}_{axis}", np.array([number])) for axis, number in (("direction", 1), ("state", 0)))
-    order = [cell.output] if cell.memory is None else [cell.output, cell.memory]
-    initial = [_zero_or(parts.states[index].initial) for index in order]
-    given = [
-        None if all(value is None for value in initial) else made("Unsqueeze", [parts.states[index].initial, first], [1, B, H])
-        for index in order
-    ]
-    node = _native_node(cell, [x, *weights, bias, found.lengths, *given], peepholes, parts.inputs[0].reverse)
-    for output, (part, shape) in zip(node.outputs, (("Y", [T, 1, B, H]), ("Y_h", [1, B, H]), ("Y_c", [1, B, H])), strict=False):
-        output.name, output.type, output.shape = f"{name}_{part}", like.type, ir.Shape(shape)
-    nodes.append(node)
-    ys = [(sequence.outside, made("Squeeze", [node.outputs[0], one], [T, B, H])) for sequence in parts.outputs]
-    ends = [
-        (parts.states[index].last, made("Squeeze", [node.outputs[1 + place], first], [B, H])) for place, index in enumerate(order)
-    ]
-    graph_of(parts.node).insert_before(parts.node, nodes)
-    for value, by in (*ys, *ends):
-        replace(value, by)
-    discard(parts.node)
-
-
-def _native_node(cell: FoundCell, inputs: list[ir.Value | None], peepholes: ir.Value | None, reverse: bool) -> ir.Node:
-    attributes: dict[str, int | str | list[str]] = {
-        "direction": "reverse" if reverse else "forward",
-        "hidden_size": cell.gates[0].R.shape[0],
-    }
-    usual = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh")}.get(cell.operator)
-    if cell.activations != usual:
-        attributes["activations"] = list(cell.activations)
-    if cell.operator == "GRU":
-        attributes["linear_before_reset"] = int(cell.reset_after)
-    if peepholes is not None:
-        inputs = [*inputs, peepholes]
-    return ir.node(cell.operator, inputs, attributes, num_outputs=3 if cell.operator == "LSTM" else 2)
-
-
-def _biases(found: _Found) -> Numbers:
-    """ONNX's B, (2*G*H,): the sum of a gate's biases in two halves, the second what rounding the first leaves."""
-    cell = found.cell
-    total = np.concatenate([gate.b for gate in cell.gates]) + found.biases
-    first = total.astype(np.float32)
-    second = (total - first).astype(np.float32)
-    if cell.reset_after:
-        H = cell.hidden_bias.shape[0]
-        second[-H:] = cell.hidden_bias  # it is multiplied by the reset gate
-    both: Numbers = np.concatenate([first, second])
-    return both
-
-
-def _zero_or(value: ir.Value) -> ir.Value | None:
-    """An initial state; None where it is zero, as a node begins by itself."""
-    node = value.producer()
-    if node is not None and node.op_type == "ConstantOfShape":
-        filled = node.attributes.get("value")
-        if filled is None or not filled.as_tensor().numpy().any():
-            return None
-    return value
