@@ -15,10 +15,10 @@ import json
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import msgspec
 import onnxruntime
@@ -159,25 +159,22 @@ def gain_in_sittings(opened: Callable[[str], Call], other: str, seconds: float, 
     return gain_of(found)
 
 
-def check(path: str, sizes: Workload, plan: bytes, seconds: float, results: Any) -> None:
+def check(path: str, sizes: Workload, plan: bytes, seconds: float) -> Gain:
     """In a process of its own: a plan held against the default."""
     bundle = edgeseq_runtime.open_bundle(path)
     example = example_inputs(bundle)
     plans = {DEFAULT: make_plan(bundle), "": msgspec.json.decode(plan, type=Plan)}
-    results.put(
-        gain_in_sittings(lambda name: call_of(edgeseq_runtime.open_session(bundle, plans[name]), example, sizes), "", seconds)
-    )
+
+    def opened(name: str) -> Call:
+        return call_of(edgeseq_runtime.open_session(bundle, plans[name]), example, sizes)
+
+    return gain_in_sittings(opened, "", seconds, alone=plans[""].threads == 1)
 
 
 def checked(path: Path, sizes: Workload, plan: Plan, seconds: float) -> Gain:
     """The gain of a plan, measured by a new process."""
-    context = multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    process = context.Process(target=check, args=(str(path), sizes, msgspec.json.encode(plan), seconds, results))
-    process.start()
-    gain: Gain = results.get()
-    process.join()
-    return gain
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(check, str(path), sizes, msgspec.json.encode(plan), seconds).result()
 
 
 def tuned(name: str, threads: int, seconds: float) -> Result:
