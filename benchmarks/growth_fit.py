@@ -11,6 +11,7 @@ LEAST = 3  # points that an exponent is taken from
 RULES = 3.0  # times the fixed part
 FASTER = 1.15  # an exponent above it is growth faster than linear; cells and kernels of other sizes make it a little more than 1
 SLOWER = 0.85
+CLOSE = 0.1  # a fit that misses no value by more is what the values do
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,14 @@ class Growth:
     fixed: float
     each: float
     off: float  # the largest relative miss of the fit
+    share: float  # of each * n in the value of the largest size
     exponent: float  # d log(value) / d log(n) over the sizes where each * n is three times the fixed part, or the last few
 
     @property
     def verdict(self) -> str:
         """In a word."""
+        if self.off < CLOSE and self.share > 0.5:
+            return "linear"
         if self.exponent > FASTER:
             return "faster than linear"
         return "slower than linear" if self.exponent < SLOWER else "linear"
@@ -50,7 +54,8 @@ def growth(sizes: Sequence[float], values: Sequence[float]) -> Growth:
     fixed, each = _nonnegative(n, value)
     fit = fixed + each * n
     ruled = min(int(np.searchsorted(n * each, RULES * fixed, side="right")), len(n) - LEAST)
-    return Growth(fixed, each, float(np.abs(fit / value - 1).max()), exponent(n[ruled:], value[ruled:]))
+    off, share = float(np.abs(fit / value - 1).max()), float(each * n[-1] / fit[-1])
+    return Growth(fixed, each, off, share, exponent(n[ruled:], value[ruled:]))
 
 
 def _nonnegative(n: np.ndarray, value: np.ndarray) -> tuple[float, float]:

@@ -43,8 +43,6 @@ _LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 
-# Weights in memory of their own, which goes back to the system once they are packed; the arena would keep it.
-_WEIGHTS_APART = "session.use_device_allocator_for_initializers"
 _ASSIGNMENT = "session.record_ep_graph_assignment_info"  # since ONNX Runtime 1.24
 
 
@@ -254,7 +252,6 @@ def _session_options(plan: Plan, optimise: bool) -> ort.SessionOptions:
     options.intra_op_num_threads = plan.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ONLY_EXCEPTIONS
-    options.add_session_config_entry(_WEIGHTS_APART, "1")
     for key, value in plan.session_options.items():
         options.add_session_config_entry(key, value)
     if _on_gpu(plan):
