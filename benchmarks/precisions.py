@@ -179,6 +179,8 @@ def main() -> None:
         table.add_row(*row)
     console.print(table)
     found: dict[str, Any] = {name: report.to_json() for name, report in reports}
+    for one in found.values():
+        del one["path"], one["written"]  # of this run alone
     arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     version = reports[0][1].versions["onnxruntime"]
     fill(arguments.page, {"precisions": f"{TEXT.format(version=version, machine=platform.machine())}\n\n{markdown(rows)}"})
