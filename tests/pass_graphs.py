@@ -27,9 +27,9 @@ def parsed(text: str, constants: Arrays) -> onnx.ModelProto:
 
 
 def after(steps: Sequence[ir.passes.PassBase], text: str, constants: Arrays) -> onnx.ModelProto:
-    """The graph after the passes, its leftovers removed."""
+    """The graph after the passes, its leftovers removed, and no input handed on as an output as it is."""
     model = ir.from_proto(parsed(text, constants))
-    for step in (*steps, common.RemoveUnusedNodesPass(), common.NameFixPass()):
+    for step in (*steps, common.OutputFixPass(), common.RemoveUnusedNodesPass(), common.NameFixPass()):
         model = step(model).model
     result = ir.to_proto(model)
     onnx.checker.check_model(result)
