@@ -475,8 +475,8 @@ def test_compile_builds_an_engine_for_a_gpu_that_is_not_here(path, tmp_path):
 
 
 def test_bench_times_the_tuned_plan_beside_the_usual_one(path, bundle, monkeypatch):
-    for workload in (Workload("step", 1, 1), Workload("sequence", 5, 1)):
-        kept_choice(bundle, "unpacked weights", max_threads=1, workload=workload)
+    kept_choice(bundle, "unpacked weights", max_threads=1, workload=Workload("step", 1, 1))
+    kept_choice(bundle, "basic graph", max_threads=1, workload=Workload("sequence", 5, 1))
     opened = []
     monkeypatch.setattr(bench, "open_session", lambda bundle, plan: opened.append(plan) or open_session(bundle, plan))
     arguments = ("--seconds", "0.01", "--steps", "5", "--threads", "1", "--json")
@@ -484,6 +484,9 @@ def test_bench_times_the_tuned_plan_beside_the_usual_one(path, bundle, monkeypat
     assert [(row["mode"], row["who"]) for row in rows] == [
         (mode, who) for mode in ("step", "sequence") for who in ("edgeseq", "edgeseq, tuned")
     ]
-    assert [bool(plan.session_options) for plan in opened] == [False, True, True]
+    usual, whole, step = opened
+    assert usual == make_plan(bundle)
+    assert (whole.graph_level, whole.session_options) == ("basic", {})
+    assert (step.graph_level, step.session_options) == ("all", {"session.disable_prepacking": "1"})
     rows = json.loads(edgeseq("bench", path, *arguments).stdout)["rows"]
     assert [row["who"] for row in rows] == ["edgeseq"] * 2
