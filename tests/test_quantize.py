@@ -19,11 +19,11 @@ from quantised_equations import Weights, exact_product, layer, relative, rows_pr
 from test_parity_suite import edgeseq
 
 import edgeseq_runtime
-from edgeseq_quantize import GATE, VARIANTS, quantize
+from edgeseq_quantize import GATE, VARIANTS, quantising, quantize, speed
 from edgeseq_quantize.command import gate_of
 from edgeseq_quantize.layers import Method, find_layers, quantise_layers
 from edgeseq_quantize.matrices import block_size, in_blocks, in_seven_bits
-from edgeseq_runtime.bundle import RelativeGate, open_bundle
+from edgeseq_runtime.bundle import RelativeGate, open_bundle, with_precision
 from edgeseq_runtime.errors import InputError, StreamError, UsageError
 
 INT8, W8, W4 = Method(8, True), Method(8, False), Method(4, False)
@@ -504,6 +504,28 @@ def test_a_bundle_that_can_not_be_written_is_as_it_was(folder, tmp_path):
         quantize(folder / "gru.edgeseq", out=tmp_path / "file" / "m.edgeseq", smallest=1, seconds=0)
     assert (folder / "gru.edgeseq").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_several_variants_are_there_together_or_not_at_all(folder, tmp_path, monkeypatch):
+    def fails_at_w8(bundle, precision, model, gate, path, **options):
+        # Trials go to folders of their own, with no provenance.
+        if precision == "w8" and options:
+            raise UsageError("the disk is full")
+        return with_precision(bundle, precision, model, gate, path, **options)
+
+    monkeypatch.setattr(quantising, "with_precision", fails_at_w8)
+    with pytest.raises(UsageError, match="the disk is full"):
+        tried(folder / "lstm.edgeseq", tmp_path, variants=["int8", "w8"], gate=LOOSE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gain_is_how_many_times_as_fast_as_the_first():
+    calls = {"first": lambda: sum(range(40_000)), "quick": lambda: sum(range(400)), "slow": lambda: sum(range(400_000))}
+    times = speed._interleaved(calls, 0.02)
+    assert times["first"].gain == 1
+    assert times["quick"].gain > 2
+    assert times["slow"].gain < 0.5
+    assert times["quick"].median < times["first"].median < times["slow"].median
 
 
 def test_a_metric_decides_too(folder, tmp_path):
