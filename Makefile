@@ -45,7 +45,7 @@ test: check
 	$(BIN)/pytest -n auto --dist worksteal
 
 slow: $(READY)
-	$(BIN)/pytest -m "slow and not gpu and not tensorrt"
+	$(BIN)/pytest -m "slow and not gpu and not tensorrt" -n auto --dist loadfile
 
 gallery: $(READY)
 	@$(BIN)/python -m edgeseq_recipes.gallery
