@@ -11,6 +11,7 @@ of each mutant whether it is wrong; `mutation_change` says by how much it really
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import random
 import sys
@@ -37,7 +38,6 @@ from edgeseq_runtime.parity import ParityReport
 from edgeseq_runtime.plan import make_plan
 from edgeseq_runtime.session import open_session
 
-MANIFEST = "manifest.json"  # a bundle's identity is its hash; nothing here asks for it
 RESULTS = Path(__file__).parent / "results" / "detection.jsonl"
 UNHARMED = "unharmed"  # in place of a kind: the graph as it was exported
 TRIES = 2
@@ -71,6 +71,17 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.beyond or (self.k or 0.0) > gate.k or (self.k999 or 0.0) > gate.k999
 
 
+class Harmed(Bundle):
+    """A bundle with another model, which is in no file."""
+
+    def __init__(self, bundle: Bundle, model: bytes) -> None:
+        super().__init__(bundle.path, bundle.manifest, bundle.member_sizes, hashlib.sha256(model).hexdigest())
+        self._model = model
+
+    def model(self, precision: str = "fp32") -> bytes:
+        return self._model
+
+
 class Task(NamedTuple):
     """One mutant to make and judge."""
 
@@ -101,14 +112,14 @@ def judge(task: Task) -> Mutant:
         onnx.checker.check_model(mutated)
     except onnx.checker.ValidationError as error:
         return msgspec.structs.replace(made, loads=False, reason=_short(error))
-    model, member = mutated.SerializeToString(), bundle.manifest.precisions["fp32"]
+    model = mutated.SerializeToString()
     outputs = yardstick.outputs(model)
     if isinstance(outputs, Failed) and not outputs.loaded:
         return msgspec.structs.replace(made, loads=False, reason=_short(outputs.reason))
     if not isinstance(outputs, Failed):
         change = yardstick.change(outputs)
         made = msgspec.structs.replace(made, equal=yardstick.equal(outputs), change=change if math.isfinite(change) else None)
-    return _judged(made, task.bundle, Bundle(bundle.path, bundle.manifest, {MANIFEST: b"", member: model}))
+    return _judged(made, task.bundle, Harmed(bundle, model))
 
 
 def _judged(mutant: Mutant, reference: Path, harmed: Bundle) -> Mutant:

@@ -168,9 +168,8 @@ def forwards(graph):
 
 
 def not_flipped_back(graph):
-    node = the(graph, "Slice", -1)
-    node.op_type = "Identity"
-    del node.input[1:]
+    node = the(graph, "Scan")
+    set_attribute(node, "scan_output_directions", [0])
     return node.name
 
 
@@ -277,7 +276,7 @@ FAULTS = {
     "activation": Fault("backwards", other_activation, STEPS - 1, "Sigmoid, Tanh, Relu", backwards=True),
     "linear_before_reset": Fault("skip", other_gru, 0, "attribute linear_before_reset is 0; the reference's is 1"),
     "direction": Fault("backwards", forwards, 0, "attribute direction is forward; the reference's is reverse"),
-    "not flipped back": Fault("normalised backwards", not_flipped_back, 0, "operator Identity; the reference has Slice"),
+    "not flipped back": Fault("normalised backwards", not_flipped_back, 0, "attribute scan_output_directions"),
     "lengths ignored": Fault("packed", lengths_ignored, None, "sequence_lens is left out; the reference's is 'lengths'"),
     "lengths one less": Fault("packed", lengths_one_less, None, "'shorter', which Max 'max' makes and the reference lacks"),
     "skip dropped": Fault("skip", skip_dropped, 0, "operator Identity; the reference has Add"),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import edgeseq_runtime
-from edgeseq import Cell, GRUCell, LSTMCell, Recurrent, RecurrentStack, RNNCell
+from edgeseq import Cell, GRUCell, LayerNormLSTMCell, LSTMCell, Recurrent, RecurrentStack, RNNCell
 from edgeseq.fused import fused_cell
 from edgeseq_export import export
 from edgeseq_export.native_cells import native_cell
@@ -264,8 +264,10 @@ def test_two_directions_of_a_native_cell_are_one_node(name, tmp_path):
 
 def test_directions_that_no_node_holds_together_are_two_nodes(tmp_path):
     assert exported(Recurrent(RNNCell(FEATURES, H), backward=GRUCell(FEATURES, H)), tmp_path / "a.edgeseq") == {"RNN": 1, "GRU": 1}
-    mixed = Recurrent(Unfused(GRUCell(FEATURES, H)), backward=LSTMCell(FEATURES, 5))
+    mixed = Recurrent(LayerNormLSTMCell(FEATURES, H), backward=LSTMCell(FEATURES, 5))
     assert exported(mixed, tmp_path / "b.edgeseq") == {"Scan": 1, "LSTM": 1}
+    written_out = Recurrent(Unfused(GRUCell(FEATURES, H)), backward=LSTMCell(FEATURES, 5))
+    assert exported(written_out, tmp_path / "c.edgeseq") == {"GRU": 1, "LSTM": 1}
 
 
 def test_a_stack_is_a_node_a_layer(tmp_path):
