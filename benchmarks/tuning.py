@@ -82,6 +82,8 @@ What is never tried, since it brings nothing to these models; the same figures:
 
 {left_out}
 
+Times are the calling thread's own, so that what *nodes in parallel* leaves to other threads is not in its figures.
+
 States in a tensor for each layer instead of one for all bring {apart} to a step of LSTM 2×256: too little to rewrite a graph and
 its interface for. What does not depend on the state is always outside the loop ([hoisting](hoisting.md))."""
 
