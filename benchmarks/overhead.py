@@ -49,8 +49,8 @@ ROUNDS, CALLS, STEPS = 1000, 20, 1000
 BESIDE = {"step, own": "bound", "step": "bound", "run": "raw run", "run, state out": "raw run"}
 TEXT = """A call like one before it is recognised by its names, dtypes and shapes and not checked anew; what lengths hold is
 looked at each time. A thousand steps with `copy=False` leave {stay} bytes behind and hold at most {most} at a time (tracemalloc).
-After a model that fills the processor's cache, as the voice-activity network does, the same lines of Python take two to three times as
-long: 4 to 10 µs in runs at other times of the day.
+After a model that fills the processor's cache, as the voice-activity network does, the same lines of Python take two to three
+times as long: 4 to 10 µs in runs at other times of the day.
 
 ONNX Runtime {version}, one thread, {machine}: `python benchmarks/overhead.py`."""
 Call = Callable[[int], Any]  # given 0 and 1 in turn
