@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import track
 
 import edgeseq_runtime
-from edgeseq_runtime.cli.files import write_file
+from edgeseq_runtime.files import write_file
 from edgeseq_runtime.tensors.spec import Array
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

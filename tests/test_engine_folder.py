@@ -8,10 +8,11 @@ import time
 
 import pytest
 
-from edgeseq_runtime.backends.engine_folder import LIST, default_base, engine_folder, engine_key
+from edgeseq_runtime.backends.engine_folder import LIST, engine_folder
 from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.user_cache import cache_folder, key_of
 
-KEY = engine_key({"model": "a"})
+KEY = key_of({"model": "a"})
 
 
 def build(base, content=b"engine", key=KEY):
@@ -33,8 +34,8 @@ def base(tmp_path):
 def test_what_was_built_is_used_again_and_by_nothing_else(base):
     assert build(base) is None
     assert build(base, b"other") == b"engine"
-    assert build(base, b"another", engine_key({"model": "b"})) is None
-    assert sorted(path.name for path in base.iterdir()) == sorted([KEY, engine_key({"model": "b"})])
+    assert build(base, b"another", key_of({"model": "b"})) is None
+    assert sorted(path.name for path in base.iterdir()) == sorted([KEY, key_of({"model": "b"})])
     assert base.stat().st_mode & 0o777 == 0o700
 
 
@@ -51,9 +52,9 @@ def test_a_key_is_another_for_any_difference():
         {"driver": {"version": "581"}},
         {"libraries": ["/usr/lib/libnvinfer.so.10.4.0"]},
     )
-    keys = {engine_key(facts), *(engine_key({**facts, **change}) for change in changes)}
+    keys = {key_of(facts), *(key_of({**facts, **change}) for change in changes)}
     assert len(keys) == 5
-    assert engine_key(dict(reversed(facts.items()))) == engine_key(facts)
+    assert key_of(dict(reversed(facts.items()))) == key_of(facts)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_a_cache_of_another_user_is_refused(base, monkeypatch):
 def test_a_cache_that_can_not_be_made_is_refused(base):
     base.write_text("a file")
     with (
-        pytest.raises(UsageError, match=r"can't make the cache of engines .* set XDG_CACHE_HOME"),
+        pytest.raises(UsageError, match=rf"can't make the cache {base}/below: Not a directory; set XDG_CACHE_HOME"),
         engine_folder(base / "below", KEY),
     ):
         pass
@@ -161,10 +162,10 @@ def test_a_cache_that_can_not_be_made_is_refused(base):
 
 def test_the_cache_is_this_users(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_base() == tmp_path / "edgeseq" / "onnxruntime-tensorrt"
+    assert cache_folder("onnxruntime-tensorrt") == tmp_path / "edgeseq" / "onnxruntime-tensorrt"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert default_base() == tmp_path / "home" / ".cache" / "edgeseq" / "onnxruntime-tensorrt"
+    assert cache_folder("onnxruntime-tensorrt") == tmp_path / "home" / ".cache" / "edgeseq" / "onnxruntime-tensorrt"
 
 
 def test_the_list_names_every_file_but_itself(base):

@@ -14,9 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgeseq_runtime.backends.engine_folder import engine_key
 from edgeseq_runtime.backends.engine_store import (
-    WRITING,
     BadEngine,
     EngineFacts,
     EngineRecord,
@@ -27,6 +25,7 @@ from edgeseq_runtime.backends.engine_store import (
 )
 from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.tensors import TensorSpec
+from edgeseq_runtime.user_cache import key_of
 
 FACTS = EngineFacts(
     model="a" * 64,
@@ -84,7 +83,7 @@ def test_what_was_built_is_used_again(base):
     again, _ = stored(base, b"other")
     assert (again.engine, again.built, again.path, again.record) == (b"engine", False, first.path, first.record)
     assert read_engine(first.path) == (first.record, b"engine")
-    assert first.path.name == f"{engine_key(msgspec.to_builtins(FACTS))}.engine"
+    assert first.path.name == f"{key_of(msgspec.to_builtins(FACTS))}.engine"
     assert (base.stat().st_mode & 0o777, first.path.stat().st_mode & 0o777) == (0o700, 0o600)
 
 
@@ -178,10 +177,10 @@ def test_a_builder_that_is_killed_leaves_nothing_that_is_used(moment, base):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert engines(base) == []
-    assert len(list(base.glob(f"{WRITING}*"))) == (0 if moment == "building" else 1)
+    assert len(list(base.glob(".*"))) == (0 if moment == "building" else 1)
     found, _ = stored(base, b"whole")
     assert (found.engine, found.built) == (b"whole", True)
-    assert list(base.glob(f"{WRITING}*")) == []
+    assert list(base.glob(".*")) == []
     assert stored(base)[0].engine == b"whole"
 
 
@@ -232,7 +231,7 @@ def test_where_a_file_can_not_be_written_the_engine_is_used_and_not_kept(base):
     assert (whole, path, engines(base)) == (True, None, [])
     assert "the engine is used and not kept: can't write" in notes[0]
     assert "File too large" in notes[0]
-    assert list(base.glob(f"{WRITING}*")) == []
+    assert list(base.glob(".*")) == []
 
 
 @pytest.fixture
@@ -251,7 +250,7 @@ def test_a_full_disk_loses_nothing_but_the_cache(small_disk):
     found, _ = stored(small_disk, b"e" * 100_000)
     assert (found.engine, found.path) == (b"e" * 100_000, None)
     assert "No space left on device" in found.notes[0]
-    assert list(small_disk.glob(f"{WRITING}*")) == []
+    assert list(small_disk.glob(".*")) == []
     (small_disk / "filler").write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * 4096))
     full, _ = stored(small_disk, b"small", msgspec.structs.replace(FACTS, gpu="Thor"))
     assert (full.engine, full.path) == (b"small", None)

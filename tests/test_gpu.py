@@ -56,8 +56,8 @@ def opened(bundle, backend, precision="fp32"):
 @pytest.fixture(autouse=True)
 def cache_of_engines(tmp_path, monkeypatch):
     """Nothing that was built before is used."""
-    monkeypatch.setattr("edgeseq_runtime.backends.onnxruntime_backend.default_base", lambda: tmp_path / "engines")
-    monkeypatch.setattr("edgeseq_runtime.backends.tensorrt_backend.default_base", lambda kind: tmp_path / "engines")
+    monkeypatch.setattr("edgeseq_runtime.backends.onnxruntime_backend.cache_folder", lambda kind: tmp_path / "engines")
+    monkeypatch.setattr("edgeseq_runtime.backends.tensorrt_backend.cache_folder", lambda kind: tmp_path / "engines")
     return tmp_path / "engines"
 
 

@@ -302,7 +302,7 @@ def test_a_full_disk_keeps_nothing_and_leaves_nothing(bundle, own_cache, monkeyp
 
     monkeypatch.setattr(os, "fsync", full)
     tuning = tune_plan(bundle, make_plan(bundle), **FAST)
-    assert tuning.note.endswith("No space left on device")
+    assert tuning.note.endswith("No space left on device; nothing was written")
     assert [file for file in own_cache.iterdir() if file.name != ".measuring"] == []
 
 

@@ -9,29 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.user_cache import require_own_folder
 
 LIST = "files.json"
 BUILDING = ".building-"  # folders that begin so belong to a session that is being opened, or was killed
-
-
-def engine_key(facts: Mapping[str, object]) -> str:
-    """A name for what an engine depends on; any difference gives another."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def default_base(kind: str = "onnxruntime-tensorrt") -> Path:
-    """Where this user keeps engines of a kind: below XDG_CACHE_HOME, or ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "edgeseq" / kind
 
 
 @contextmanager
@@ -41,7 +28,7 @@ def engine_folder(base: Path, key: str) -> Iterator[Path]:
     Raises:
         UsageError: the cache can't be made, belongs to another user, or others may write to it.
     """
-    require_own(base)
+    require_own_folder(base)
     kept = base / key
     if _intact(kept):
         yield kept
@@ -52,26 +39,6 @@ def engine_folder(base: Path, key: str) -> Iterator[Path]:
         _publish(building, kept)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-
-
-def require_own(base: Path) -> None:
-    """Make a folder for this user alone, or see that it is one.
-
-    Raises:
-        UsageError: it can't be made, belongs to another user, or others may write to it.
-    """
-    try:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = base.lstat()
-    except OSError as error:
-        raise UsageError(
-            f"can't make the cache of engines {base}: {error.strerror or error}; set XDG_CACHE_HOME to a folder of your own"
-        ) from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise UsageError(
-            f"the cache of engines {base} is no folder of this user alone (owner {found.st_uid}, mode {found.st_mode & 0o777:o}), "
-            "and whoever can write there decides what runs; remove it, or set XDG_CACHE_HOME to a folder of your own"
-        )
 
 
 def _intact(folder: Path) -> bool:

@@ -7,25 +7,22 @@ disk and moved to its own; whoever builds holds a lock, which the system lets go
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from edgeseq_runtime.backends.engine_folder import engine_key, require_own
 from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.files import unfinished, write_atomically
 from edgeseq_runtime.tensors import TensorSpec
+from edgeseq_runtime.user_cache import alone, key_of, require_own_file, require_own_folder
 
 MAGIC = b"edgeseq engine 1\n"
 MOST_RECORD = 1 << 24  # bytes
 ENDING = ".engine"
-WRITING = ".writing-"  # files that begin so were not finished
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -89,17 +86,17 @@ def stored_engine(base: Path, facts: EngineFacts, build: Build, wait: Callable[[
     Raises:
         UsageError: the folder is not this user's alone. What `build` raises.
     """
-    require_own(base)
-    path = base / f"{engine_key(msgspec.to_builtins(facts))}{ENDING}"
+    require_own_folder(base)
+    path = base / f"{key_of(msgspec.to_builtins(facts))}{ENDING}"
     found = _found(path, facts)
     if isinstance(found, Stored):
         return found
-    with _alone(path, wait) as alone:
+    with alone(path.with_suffix(".lock"), wait) as only:
         found = _found(path, facts)  # another may have built it meanwhile
         if isinstance(found, Stored):
             return found
         reasons = [found] if found else list(_others(base, facts))
-        if alone:
+        if only:
             _remove_unfinished(path)
         record, engine = build(reasons)
         unwritten = write_whole(path, engine_bytes(record, engine))
@@ -157,7 +154,7 @@ def _found(path: Path, facts: EngineFacts) -> Stored | str:
     try:
         if not path.is_file():
             return ""
-        _require_own_file(path)
+        require_own_file(path)
         record, engine = read_engine(path)
     except UsageError as error:
         return str(error)
@@ -165,19 +162,6 @@ def _found(path: Path, facts: EngineFacts) -> Stored | str:
     if differences:
         return f"{path} is for something else: {'; '.join(differences)}"
     return Stored(record, engine, path, False)
-
-
-def _require_own_file(path: Path) -> None:
-    """See that nobody else can have written a file.
-
-    Raises:
-        BadEngine: it is a link, belongs to another user, or others may write to it.
-    """
-    found = path.lstat()
-    if path.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise BadEngine(
-            f"{path} is no file of this user alone (owner {found.st_uid}, mode {found.st_mode & 0o777:o}), and an engine is code"
-        )
 
 
 def _others(base: Path, facts: EngineFacts) -> Iterator[str]:
@@ -193,43 +177,12 @@ def _others(base: Path, facts: EngineFacts) -> Iterator[str]:
             yield f"{path} is not used: {'; '.join(record.facts.differences(facts))}"
 
 
-@contextmanager
-def _alone(path: Path, wait: Callable[[], None]) -> Iterator[bool]:
-    """Be the only one that builds this engine. False where there can be no lock, as on a full disk: it is built all the same."""
-    try:
-        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            wait()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield True
-    finally:
-        os.close(lock)
-
-
 def write_whole(path: Path, data: bytes) -> str | None:
     """Write a file whole or not at all; why it could not be written, if so."""
-    name = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f"{WRITING}{path.stem}-", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-        name = None
-        _flush_folder(path.parent)
+        write_atomically(path, data, mode=0o600)
     except OSError as error:
         return error.strerror or str(error)
-    finally:
-        if name is not None:
-            with suppress(OSError):
-                os.unlink(name)
     return None
 
 
@@ -241,23 +194,15 @@ def keep_bytes(path: Path, data: bytes) -> None:
 def kept_bytes(path: Path) -> bytes:
     """What `keep_bytes` kept, whole and this user's own, or nothing."""
     try:
-        _require_own_file(path)
+        require_own_file(path)
         data = path.read_bytes()
-    except (OSError, BadEngine):
+    except (OSError, UsageError):
         return b""
     return data[_DIGEST:] if hashlib.sha256(data[_DIGEST:]).digest() == data[:_DIGEST] else b""
 
 
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _remove_unfinished(path: Path) -> None:
     """What a builder of the same engine that was killed left; none is at work, for the lock is held."""
-    for left in path.parent.glob(f"{WRITING}{path.stem}-*"):
+    for left in unfinished(path.with_suffix("")):  # and what was to be kept beside it
         with suppress(OSError):
             left.unlink()

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 
-from edgeseq_runtime.backends.engine_folder import default_base, engine_folder, engine_key
+from edgeseq_runtime.backends.engine_folder import engine_folder
 from edgeseq_runtime.backends.model import HostBuffer
 from edgeseq_runtime.backends.packaged_libraries import load_packaged
 from edgeseq_runtime.detect.jetson import read_jetson
@@ -23,8 +23,10 @@ from edgeseq_runtime.plan import Plan
 from edgeseq_runtime.provider_needs import FILES, TENSORRT, linked_libraries, missing_for, provider_file, together
 from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
+from edgeseq_runtime.user_cache import cache_folder, key_of
 
 VERSION: str = ort.__version__
+ENGINES = "onnxruntime-tensorrt"  # where in the user's cache those of the TensorRT provider are
 
 _WARNINGS, _ONLY_EXCEPTIONS = 2, 4  # log levels; "fatal": whatever is worth saying comes as an exception too
 _NVIDIA = ("TensorRT", "CUDA", "CUDNN", "cuDNN")  # in messages about a provider rather than about the model
@@ -191,7 +193,7 @@ def _engines(model: bytes | Path, plan: Plan) -> Iterator[dict[str, dict[str, st
     if given.get("trt_engine_cache_enable") != "1" or "trt_engine_cache_path" in given:
         yield plan.provider_options
         return
-    with engine_folder(default_base(), engine_key(_engine_facts(model, plan))) as folder:
+    with engine_folder(cache_folder(ENGINES), key_of(_engine_facts(model, plan))) as folder:
         paths = {"trt_engine_cache_path": str(folder), "trt_timing_cache_path": str(folder)}
         yield {**plan.provider_options, TENSORRT: {**given, **paths}}
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgeseq_runtime.backends.cuda import Cuda, GpuFacts, open_cuda
-from edgeseq_runtime.backends.engine_folder import default_base, engine_key
 from edgeseq_runtime.backends.engine_store import EngineFacts, EngineRecord, Stored, keep_bytes, kept_bytes, stored_engine
 from edgeseq_runtime.backends.packaged_libraries import load_packaged
 from edgeseq_runtime.backends.tensorrt_builder import Progress, build_engine, input_specs, output_specs
@@ -27,6 +26,7 @@ from edgeseq_runtime.interface import Interface
 from edgeseq_runtime.plan import Plan
 from edgeseq_runtime.provider_needs import missing_for_engines, together
 from edgeseq_runtime.provider_options import ENGINE, ranges_text
+from edgeseq_runtime.user_cache import cache_folder, key_of
 
 KIND = "tensorrt"  # the cache's folder
 EVERY = 10.0  # seconds between two lines about a build
@@ -61,7 +61,7 @@ def compile_engine(
         UsageError: TensorRT can't parse or build the model; an axis has no range; the cache is not this user's alone.
         ProviderError: TensorRT, CUDA or a GPU is not there; each missing thing is named with the command that brings it.
     """
-    base = default_base(KIND) if base is None else base
+    base = cache_folder(KIND) if base is None else base
     model = bundle.model(plan.precision)
     if capability is not None:
         gpu = GpuFacts(f"any of compute capability {capability}", capability, "", "")
@@ -80,7 +80,7 @@ def load_model(model: bytes | Path, plan: Plan) -> TensorRtModel:
         ProviderError: TensorRT, CUDA or a GPU is not there; each missing thing is named with the command that brings it.
     """
     library, cuda = _opened(plan)
-    return opened_engine(library, cuda, model if isinstance(model, bytes) else model.read_bytes(), plan, default_base(KIND))
+    return opened_engine(library, cuda, model if isinstance(model, bytes) else model.read_bytes(), plan, cache_folder(KIND))
 
 
 def opened_engine(
@@ -118,7 +118,7 @@ def kept_engine(
     """The engine of a model for a GPU, from the folder `base` or built; see `compile_engine`."""
     specs = tuple(input_specs(model).values()), tuple(output_specs(model).values())
     facts = _facts(library, gpu, driver, model, plan, Interface(*specs))
-    timings = base / f"{engine_key({'tensorrt': str(library), 'gpu': gpu, 'driver': driver})}.timings"
+    timings = base / f"{key_of({'tensorrt': str(library), 'gpu': gpu, 'driver': driver})}.timings"
     told = progress or Lines(f"a TensorRT engine for {gpu.name}")
 
     def build(reasons: Sequence[str]) -> tuple[EngineRecord, bytes]:

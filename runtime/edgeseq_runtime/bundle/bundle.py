@@ -10,11 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-from edgeseq_runtime.bundle.archive import archive_bytes, open_archive, sha256_of, write_atomically
+from edgeseq_runtime.bundle.archive import archive_bytes, open_archive, sha256_of
 from edgeseq_runtime.bundle.gates import AnyGate, RelativeGate
 from edgeseq_runtime.bundle.manifest import LOW_PRECISION_FORMAT, Manifest, decode_manifest, encode_manifest
 from edgeseq_runtime.bundle.reference import CaseArrays, unpack_reference
 from edgeseq_runtime.errors import HashMismatch, MissingMember, UnsafeMember, UsageError
+from edgeseq_runtime.files import write_file
 from edgeseq_runtime.tensors import TensorSpec
 
 MANIFEST = "manifest.json"
@@ -163,10 +164,7 @@ def write_bundle(path: str | PathLike[str], manifest: Manifest, models: Mapping[
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest_bytes = encode_manifest(msgspec.structs.replace(manifest, sha256=hashes))
     decode_manifest(manifest_bytes)
-    try:
-        write_atomically(path, archive_bytes({MANIFEST: manifest_bytes, **members}))
-    except OSError as error:
-        raise UsageError(f"can't write the bundle {path}: {error.strerror or error}; nothing was written") from error
+    write_file(path, archive_bytes({MANIFEST: manifest_bytes, **members}), what="the bundle")
     return path
 
 

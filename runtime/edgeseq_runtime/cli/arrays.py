@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeseq_runtime.bundle.archive import write_atomically
 from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.files import write_file
 from edgeseq_runtime.interface import Interface
 from edgeseq_runtime.tensors import bind_sizes
 from edgeseq_runtime.tensors.spec import Array
@@ -58,10 +58,7 @@ def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
-    try:
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        raise UsageError(f"can't write {path}: {error.strerror or error}") from error
+    write_file(path, buffer.getvalue())
 
 
 def with_full_lengths(interface: Interface, arrays: Mapping[str, Array]) -> dict[str, Array]:

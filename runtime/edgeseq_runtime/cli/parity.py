@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from edgeseq_runtime.cli.files import write_file
 from edgeseq_runtime.cli.inspect import shape_text
 from edgeseq_runtime.cli.options import (
     DebugOption,
@@ -26,6 +25,7 @@ from edgeseq_runtime.cli.where import AgainstOption, ReproductionOption, Search,
 from edgeseq_runtime.console import OUT, pairs, progress, table
 from edgeseq_runtime.device import load_device
 from edgeseq_runtime.errors import EdgeseqError, UsageError
+from edgeseq_runtime.files import write_file
 from edgeseq_runtime.interface import size_text
 from edgeseq_runtime.metric import MAX_LOSS
 from edgeseq_runtime.parity import ParityReport, ParityRow

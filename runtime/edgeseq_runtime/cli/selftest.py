@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from edgeseq_runtime.bundle import open_bundle
-from edgeseq_runtime.cli.files import write_file
 from edgeseq_runtime.cli.options import DebugOption, DeviceOption, JsonOption, PrecisionOption, ThreadsOption
 from edgeseq_runtime.console import ERR, OUT, pairs, table
+from edgeseq_runtime.files import write_file
 
 BundleArgument = Annotated[
     Path | None, typer.Argument(metavar="[BUNDLE]", help="A .edgeseq bundle; a small one of edgeseq's own if left out.")

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from edgeseq_runtime.bundle.archive import write_atomically
 from edgeseq_runtime.console import ERR, progress
 from edgeseq_runtime.errors import InputError, UsageError
+from edgeseq_runtime.files import write_file
 from edgeseq_runtime.generation import BeamSearch, Greedy, Sampling, Writer, WrittenText
 from edgeseq_runtime.generation.writer import Search
 
@@ -139,8 +139,5 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
     Raises:
         UsageError: it can't be written there.
     """
-    try:
-        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
-    except OSError as error:
-        raise UsageError(f"can't write {path}: {error.strerror or error}") from error
+    write_file(path, "".join(f"{line}\n" for line in lines).encode())
     ERR.print(f"written to {path}", soft_wrap=True)

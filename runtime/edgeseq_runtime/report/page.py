@@ -7,8 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-from edgeseq_runtime.bundle.archive import write_atomically
-from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.files import write_file
 from edgeseq_runtime.report.document import document, navigation, part
 from edgeseq_runtime.report.markup import Html
 from edgeseq_runtime.report.measured import Report
@@ -41,10 +40,7 @@ def write_page(report: Report, path: str | PathLike[str]) -> Path:
         UsageError: the file can't be written.
     """
     path = Path(path)
-    try:
-        write_atomically(path, page_html(report).encode("utf-8"))
-    except OSError as error:
-        raise UsageError(f"can't write the report {path}: {error.strerror or error}; nothing was written") from error
+    write_file(path, page_html(report).encode("utf-8"), what="the report")
     return path
 
 

@@ -6,10 +6,8 @@ One that is damaged, of another machine or of another version counts as none.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -18,14 +16,14 @@ from typing import Any
 
 import msgspec
 
-from edgeseq_runtime.backends.engine_folder import default_base, engine_key, require_own
 from edgeseq_runtime.bundle import Bundle
-from edgeseq_runtime.bundle.archive import write_atomically
 from edgeseq_runtime.detect.processor import read_processor
-from edgeseq_runtime.errors import EdgeseqError, UsageError
+from edgeseq_runtime.errors import EdgeseqError
+from edgeseq_runtime.files import write_file
 from edgeseq_runtime.plan import Plan
 from edgeseq_runtime.tuning.record import TuningRecord
 from edgeseq_runtime.tuning.workload import Workload
+from edgeseq_runtime.user_cache import alone, cache_folder, key_of, require_own_file, require_own_folder
 
 KIND = "tuned"
 MAX_BYTES = 1 << 20  # of a file that is read
@@ -59,16 +57,16 @@ def tuning_facts(bundle: Bundle, plan: Plan, workload: Workload, max_threads: in
 
 def record_path(facts: dict[str, Any], base: Path | None = None) -> Path:
     """The file that a choice is kept in."""
-    return (base or default_base(KIND)) / f"{engine_key(facts)}.json"
+    return (base or cache_folder(KIND)) / f"{key_of(facts)}.json"
 
 
 def read_kept(facts: dict[str, Any], base: Path | None = None) -> TuningRecord | None:
     """The choice that was kept for these facts; None where there is none that can be trusted."""
     path = record_path(facts, base)
     try:
-        require_own(path.parent)
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022 or found.st_size > MAX_BYTES:
+        require_own_folder(path.parent)
+        require_own_file(path)
+        if path.stat().st_size > MAX_BYTES:
             return None
         record = msgspec.json.decode(path.read_bytes(), type=TuningRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError, EdgeseqError):
@@ -83,12 +81,8 @@ def keep(record: TuningRecord, base: Path | None = None) -> Path:
         UsageError: the folder can't be made or written, or is not of this user alone.
     """
     path = record_path(record.facts, base)
-    require_own(path.parent)
-    try:
-        write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=1))
-        path.chmod(0o600)
-    except OSError as error:
-        raise UsageError(f"can't write {path}: {error.strerror or error}") from error
+    require_own_folder(path.parent)
+    write_file(path, msgspec.json.format(msgspec.json.encode(record), indent=1), mode=0o600)
     return path
 
 
@@ -98,15 +92,11 @@ def one_at_a_time(base: Path | None = None) -> Iterator[None]:
 
     Where the folder can't be used there is nothing to wait by.
     """
-    folder = base or default_base(KIND)
+    folder = base or cache_folder(KIND)
     try:
-        require_own(folder)
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except (OSError, EdgeseqError):
+        require_own_folder(folder)
+    except EdgeseqError:
         yield
         return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system, too, if the process ends
+    with alone(folder / _LOCK):
         yield
-    finally:
-        os.close(lock)
