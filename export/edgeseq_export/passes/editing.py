@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgeseq_runtime.tensors.spec import Array
 
 Dims = Iterable["int | ir.SymbolicDim | None"]
+PRODUCTS = ("MatMul", "Gemm")
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -23,6 +24,16 @@ def integers(value: ir.Value | None) -> list[int] | None:
     """The integers of a constant."""
     array = constant(value)
     return None if array is None or array.dtype.kind not in "iu" else [int(n) for n in array.reshape(-1)]
+
+
+def weights_of(node: ir.Node) -> Array | None:
+    """W (k, n) of a product x W, or of a layer x W + b, with constant weights; None of anything else."""
+    weights = constant(node.inputs[1]) if node.op_type in PRODUCTS and not node.domain else None
+    if weights is None or weights.ndim != 2:
+        return None
+    if any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")) or node.attributes.get_int("transA", False):
+        return None
+    return weights.T if node.attributes.get_int("transB", False) else weights
 
 
 def rank(value: ir.Value) -> int | None:

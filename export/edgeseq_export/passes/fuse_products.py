@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq_export.passes.editing import constant, drop, initializer, insert_before, new_node, rank, replace
-from edgeseq_export.passes.lifting import PRODUCTS
+from edgeseq_export.passes.editing import constant, drop, initializer, insert_before, new_node, rank, replace, weights_of
 from edgeseq_runtime.tensors.spec import Array
 
 FEWEST = 3  # gates
@@ -80,18 +79,14 @@ def _product_used_once(value: ir.Value | None) -> _Product | None:
 
 
 def _product(node: ir.Node) -> _Product | None:
-    W = node.inputs[1] if node.op_type in PRODUCTS and not node.domain else None
-    weights = constant(W)
-    if W is None or weights is None or weights.ndim != 2 or len(W.uses()) > 1 or (rank(node.outputs[0]) or 0) < 2:
+    weights = weights_of(node)
+    W = node.inputs[1] if weights is not None else None
+    if W is None or weights is None or len(W.uses()) > 1 or (rank(node.outputs[0]) or 0) < 2:
         return None
-    if node.op_type == "MatMul":
-        return _Product(node, weights, None)
-    plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
-    bias = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
-    known = len(node.inputs) < 3 or node.inputs[2] is None or (bias is not None and bias.ndim == 1)
-    if not plain or node.attributes.get_int("transA", False) or not known:
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = constant(given)
+    if given is not None and (bias is None or bias.ndim != 1):
         return None
-    weights = weights.T if node.attributes.get_int("transB", False) else weights
     return _Product(node, weights, None if bias is None else np.broadcast_to(bias, (weights.shape[1],)))
 
 

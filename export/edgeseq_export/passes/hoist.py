@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator
 
 import onnx_ir as ir
 
-from edgeseq_export.passes.editing import constant, graph_of, initializer, replace
-from edgeseq_export.passes.lifting import PRODUCTS, Lifted, lift, lifted
+from edgeseq_export.passes.editing import PRODUCTS, constant, graph_of, initializer, replace
+from edgeseq_export.passes.lifting import Lifted, lift, lifted
 from edgeseq_export.passes.scan_parts import ScanParts, ScanSequence, rebuild, scans
 from edgeseq_runtime.tensors.spec import Array
 
@@ -132,7 +132,7 @@ def _hoist_steps(root: ir.Graph, parts: ScanParts) -> bool:
     chosen = _hoistable(parts)
     if not chosen:
         return False
-    reverse, T = parts.inputs[0].reverse, _time(parts)
+    reverse, T = parts.inputs[0].reverse, parts.steps
     outside: dict[ir.Value, ir.Value] = {sequence.inside: sequence.outside for sequence in parts.inputs}
 
     def seen(value: ir.Value | None) -> ir.Value | None:
@@ -165,8 +165,3 @@ def _step_of(value: ir.Value, chosen: Collection[ir.Node]) -> ir.Value:
         if user not in chosen:
             user.replace_input_with(index, step)
     return step
-
-
-def _time(parts: ScanParts) -> int | ir.SymbolicDim | None:
-    shape = parts.inputs[0].outside.shape
-    return None if shape is None else shape[0]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq_export.passes.editing import constant, integers, rank
+from edgeseq_export.passes.editing import PRODUCTS, integers, rank, weights_of
 from edgeseq_runtime.tensors.spec import Array
 
 
@@ -25,7 +25,6 @@ class Lifted(NamedTuple):
 
 
 Rule = Callable[[ir.Node, Sequence[bool]], "Lifted | None"]
-PRODUCTS = ("MatMul", "Gemm")
 
 
 def lifted(node: ir.Node, steps: Sequence[bool]) -> Lifted | None:
@@ -69,15 +68,11 @@ def _matmul(node: ir.Node, steps: Sequence[bool]) -> Lifted | None:
 
 
 def _gemm(node: ir.Node, steps: Sequence[bool]) -> Lifted | None:
-    weights = constant(node.inputs[1])
+    weights = weights_of(node)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
-    if weights is None or not steps[0] or any(steps[1:]) or not plain or node.attributes.get_int("transA", False):
+    if weights is None or not steps[0] or any(steps[1:]) or (bias is not None and (rank(bias) or 0) > 1):
         return None
-    if bias is not None and (rank(bias) or 0) > 1:
-        return None
-    transposed = weights.T.copy() if node.attributes.get_int("transB", 0) else weights
-    return Lifted("MatMul", {}, {1: transposed} if node.attributes.get_int("transB", 0) else {}, bias is not None)
+    return Lifted("MatMul", {}, {1: weights.copy()} if node.attributes.get_int("transB", 0) else {}, bias is not None)
 
 
 def _along_axis(default: int) -> Rule:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq_export.passes.editing import constant, integers, last_size, positive, rank
+from edgeseq_export.passes.editing import constant, integers, last_size, positive, rank, weights_of
 from edgeseq_export.passes.equations import (
     FUNCTIONS,
     Form,
@@ -105,18 +105,17 @@ class Equations:
 
     def product(self, node: ir.Node, value: ir.Value) -> Form:
         """The matrix product x W."""
-        weights = constant(node.inputs[1])
-        if weights is None or weights.ndim != 2:
+        weights = weights_of(node)
+        if weights is None:
             raise NoEquations("a product with what varies")
         return transformed(self._input(node, 0), weights)
 
     def gemm(self, node: ir.Node, value: ir.Value) -> Form:
         """The layer x W + b, W transposed where the node says so."""
-        weights = constant(node.inputs[1])
-        plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
-        if weights is None or not plain or node.attributes.get_int("transA", False):
+        weights = weights_of(node)
+        if weights is None:
             raise NoEquations("a Gemm that is more than x W + b")
-        form = transformed(self._input(node, 0), weights.T if node.attributes.get_int("transB", 0) else weights)
+        form = transformed(self._input(node, 0), weights)
         if len(node.inputs) < 3 or node.inputs[2] is None:
             return form
         bias = self.of(node.inputs[2])

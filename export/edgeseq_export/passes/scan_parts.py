@@ -35,6 +35,12 @@ class ScanParts(NamedTuple):
     inputs: tuple[ScanSequence, ...]
     outputs: tuple[ScanSequence, ...]
 
+    @property
+    def steps(self) -> int | ir.SymbolicDim | None:
+        """Size of the time axis."""
+        shape = self.inputs[0].outside.shape
+        return None if shape is None else shape[0]
+
 
 def scans(model: ir.Model) -> list[ScanParts]:
     """Every Scan of the model that has time first, those inside others included."""
@@ -45,7 +51,7 @@ def scans(model: ir.Model) -> list[ScanParts]:
 def scan_parts(node: ir.Node) -> ScanParts | None:
     """The parts of a Scan; None where a sequence is scanned along another axis than the first."""
     body, count = node.attributes["body"].as_graph(), node.attributes["num_scan_inputs"].as_int()
-    if any(node.attributes.get_ints(f"scan_{way}_axes", ()) for way in ("input", "output") if _turned(node, way)):
+    if any(axis for way in ("input", "output") for axis in node.attributes.get_ints(f"scan_{way}_axes", ())):
         return None
     given = [value for value in node.inputs if value is not None]
     states, made = len(given) - count, len(body.outputs) - (len(given) - count)
@@ -67,10 +73,6 @@ def scan_parts(node: ir.Node) -> ScanParts | None:
             for outside, inside, back in zip(node.outputs[states:], body.outputs[states:], back_out, strict=True)
         ),
     )
-
-
-def _turned(node: ir.Node, way: str) -> bool:
-    return any(axis != 0 for axis in node.attributes.get_ints(f"scan_{way}_axes", ()))
 
 
 def rebuild(parts: ScanParts) -> ir.Node:

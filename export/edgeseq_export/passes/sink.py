@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq_export.passes.editing import constant, graph_of, initializer, new_node, replace
+from edgeseq_export.passes.editing import PRODUCTS, constant, graph_of, initializer, new_node, replace
 from edgeseq_export.passes.hoist import pure, same_at_every_step
-from edgeseq_export.passes.lifting import PRODUCTS, Lifted, lift, lifted, row_by_row
+from edgeseq_export.passes.lifting import Lifted, lift, lifted, row_by_row
 from edgeseq_export.passes.scan_parts import ScanParts, ScanSequence, rebuild, scans
 
 
@@ -78,8 +78,6 @@ def _sink(root: ir.Graph, parts: ScanParts) -> bool:
     outside = {sequence.inside: sequence.outside for sequence in parts.inputs}
     added: list[ScanSequence] = []
     live = _mask(parts, chosen)
-    shape = parts.inputs[0].outside.shape
-    T = None if shape is None else shape[0]
 
     def seen(value: ir.Value | None) -> ir.Value | None:
         if value is None or value in outside:
@@ -89,7 +87,7 @@ def _sink(root: ir.Graph, parts: ScanParts) -> bool:
             return value if array is None else initializer(root, str(value.name), array)
         kept = value if live is None else _masked(root, parts, value, live)
         sequence = ir.Value(
-            name=f"{value.name}_all", shape=None if value.shape is None else ir.Shape([T, *value.shape]), type=value.type
+            name=f"{value.name}_all", shape=None if value.shape is None else ir.Shape([parts.steps, *value.shape]), type=value.type
         )
         added.append(ScanSequence(sequence, kept, reverse))
         outside[value] = sequence
@@ -97,7 +95,9 @@ def _sink(root: ir.Graph, parts: ScanParts) -> bool:
 
     nodes: list[ir.Node] = []
     for node, change in chosen.items():
-        new = lift(node, change, [seen(value) for value in node.inputs], T, lambda name, array: initializer(root, name, array))
+        new = lift(
+            node, change, [seen(value) for value in node.inputs], parts.steps, lambda name, array: initializer(root, name, array)
+        )
         nodes += new
         outside.update(zip(node.outputs, new[-1].outputs, strict=True))
     made = {value for node in chosen for value in node.outputs}

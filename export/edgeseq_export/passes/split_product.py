@@ -10,9 +10,19 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq_export.passes.editing import constant, drop, initializer, insert_before, last_size, new_node, positive, rank, replace
+from edgeseq_export.passes.editing import (
+    constant,
+    drop,
+    initializer,
+    insert_before,
+    last_size,
+    new_node,
+    positive,
+    rank,
+    replace,
+    weights_of,
+)
 from edgeseq_export.passes.hoist import liftable, same_at_every_step, with_bodies
-from edgeseq_export.passes.lifting import PRODUCTS
 from edgeseq_export.passes.scan_parts import scan_parts
 
 
@@ -59,12 +69,8 @@ def _mixed_products(loop: ir.Node) -> dict[ir.Node, Sides]:
 
 def _side_by_side(node: ir.Node) -> list[ir.Value] | None:
     """What a product with constant weights is of: features beside features; None where it is anything else."""
-    weights = constant(node.inputs[1]) if node.op_type in PRODUCTS else None
-    joined = node.inputs[0].producer() if weights is not None and node.inputs[0] is not None else None
-    plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta")) and not node.attributes.get_int(
-        "transA", False
-    )
-    if joined is None or joined.op_type != "Concat" or not plain or weights is None or weights.ndim != 2:
+    joined = node.inputs[0].producer() if weights_of(node) is not None and node.inputs[0] is not None else None
+    if joined is None or joined.op_type != "Concat":
         return None
     axes, values = rank(joined.outputs[0]), [value for value in joined.inputs if value is not None]
     if axes is None or positive(joined.attributes.get_int("axis", 0), axes) != axes - 1:
@@ -74,12 +80,12 @@ def _side_by_side(node: ir.Node) -> list[ir.Value] | None:
 
 def _split(root: ir.Graph, node: ir.Node, free: list[int], bound: list[int]) -> None:
     values = _side_by_side(node)
-    weights = constant(node.inputs[1])
+    weights = weights_of(node)
     output = node.outputs[0]
     assert values is not None
     assert weights is not None
     transposed = bool(node.attributes.get_int("transB", 0))
-    rows = np.split(weights.T if transposed else weights, np.cumsum([last_size(value) or 0 for value in values])[:-1])
+    rows = np.split(weights, np.cumsum([last_size(value) or 0 for value in values])[:-1])
     nodes: list[ir.Node] = []
 
     def product(chosen: list[int], bias: list[ir.Value | None]) -> ir.Value:
