@@ -12,13 +12,8 @@ import numpy.typing as npt
 
 from edgeseq_runtime.tensors.spec import Array
 
-BLOCKS = (
-    256,
-    128,
-    64,
-    32,
-    16,
-)  # rows that share a scale; sizes that MatMulNBits takes, and no more than a CPU's registers gain from
+# Rows that share a scale: sizes that MatMulNBits takes, and none from which a CPU gains no more.
+BLOCKS = (256, 128, 64, 32, 16)
 PADDING = 1.125  # most that filling up the last block may add
 
 # x86 CPUs without VNNI add pairs of products of unsigned and signed bytes in 16 bits: 2 * 255 * 64 < 2**15, and no pair saturates.

@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from edgeseq_runtime.bench import BenchReport, BenchRow, Peer, measure_bench
-from edgeseq_runtime.cli.options import DebugOption, DeviceOption, JsonOption, ModelArgument, PrecisionOption, ThreadsOption
+from edgeseq_runtime.cli.options import (
+    BatchOption,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    PrecisionOption,
+    ThreadsOption,
+)
 from edgeseq_runtime.console import ERR, OUT, pairs, progress, table
 from edgeseq_runtime.errors import UsageError
 
@@ -20,7 +28,6 @@ TorchOption = Annotated[
     str | None, typer.Option("--torch", metavar="MODULE:FACTORY", help="Time this PyTorch module beside it; its code is run.")
 ]
 StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Time steps of the whole sequence.")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Sequences at once.")]
 SecondsOption = Annotated[float, typer.Option("--seconds", min=0.001, help="For each candidate in each mode, about.")]
 TuneOption = Annotated[
     bool, typer.Option("--tune", help="Time the plan that is fastest here beside it, found as edgeseq compile does.")

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from edgeseq_runtime.bundle import Bundle, open_bundle
-from edgeseq_runtime.cli.options import BundleArgument, DebugOption, DeviceOption, JsonOption, PrecisionOption
+from edgeseq_runtime.cli.options import (
+    AxisOption,
+    BatchOption,
+    BundleArgument,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+)
 from edgeseq_runtime.console import OUT, pairs, progress, table, working
 from edgeseq_runtime.errors import ProviderError, UsageError
 from edgeseq_runtime.interface import interface_of
@@ -25,16 +33,11 @@ WorkloadOption = Annotated[
     str | None, typer.Option("--workload", help="What to be fast at, step or sequence; the step where there is state.")
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Time steps in a call; 1 of a step, 100 of a sequence.")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Sequences at once.")]
 SecondsOption = Annotated[float, typer.Option("--seconds", min=0.01, help="To measure for, about.")]
 MostThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="That may share one operator at most; the machine's cores if left out.")
 ]
 AnewOption = Annotated[bool, typer.Option("--anew", help="Measure even if a choice is kept.")]
-AxisOption = Annotated[
-    list[str] | None,
-    typer.Option("--axis", metavar="NAME=MIN:OPT:MAX", help="Sizes to build engines for, such as T=1:100:2000. May be repeated."),
-]
 CapabilityOption = Annotated[
     str | None,
     typer.Option("--capability", help="An engine for any GPU of this compute capability, such as 8.6, which need not be here."),

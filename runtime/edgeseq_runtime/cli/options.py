@@ -24,6 +24,11 @@ BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A .edges
 DeviceOption = Annotated[str, typer.Option("--device", help="A device's name, or a path to a profile (.toml).")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="One that the bundle holds.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="How many share one operator; 1 if left out.")]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Sequences at once.")]
+AxisOption = Annotated[
+    list[str] | None,
+    typer.Option("--axis", metavar="NAME=MIN:OPT:MAX", help="Sizes to prepare for, such as T=1:100:2000. May be repeated."),
+]
 MetricOption = Annotated[
     str | None,
     typer.Option(

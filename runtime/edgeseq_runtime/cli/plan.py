@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 
 from edgeseq_runtime.bundle import Bundle, open_bundle
 from edgeseq_runtime.cli.options import (
+    AxisOption,
     BundleArgument,
     DebugOption,
     DeviceOption,
@@ -27,10 +28,6 @@ from edgeseq_runtime.tuning import find_tuning
 
 BackendOption = Annotated[str | None, typer.Option("--backend", help=f"Another than the device's own: {', '.join(BACKENDS)}.")]
 JetPackOption = Annotated[str | None, typer.Option("--jetpack", help="Of a Jetson module; the newest that runs on it unless said.")]
-AxisOption = Annotated[
-    list[str] | None,
-    typer.Option("--axis", metavar="NAME=MIN:OPT:MAX", help="Sizes to prepare for, such as T=1:100:2000. May be repeated."),
-]
 RateOption = Annotated[float | None, typer.Option("--rate", help="Time steps in a second of input; says how busy the device is.")]
 
 

@@ -17,6 +17,12 @@ BLOCKING = {"session.intra_op.allow_spinning": "0"}
 # 50 us are enough from one product to the next and from one call to the next. Since 1.26; older ones do as they always do.
 SPINNING = {"session.intra_op.spin_duration_us": "50"}
 
+_WAITING = {
+    "blocking": ("products large enough to be shared, and to wake a thread for", BLOCKING),
+    "spinning": ("products large enough to be shared, by threads that wait in a loop", SPINNING),
+    "spinning, unpacked": ("both", {**SPINNING, **PREPACKING}),
+}
+
 FREE, CORES = 1.01, 1.15  # times faster that a change has to be, at least: one that takes nothing else, one that takes more cores
 
 
@@ -76,24 +82,5 @@ def _threaded(threads: int, plan: Plan) -> Iterator[Candidate]:
         if plan.threads > 1:
             yield Candidate(name="1 thread", why="threads that wait for each other cost time", threads=1, required=required)
         return
-    yield Candidate(
-        name=f"{threads} threads, blocking",
-        why="products large enough to be shared, and to wake a thread for",
-        threads=threads,
-        session_options=BLOCKING,
-        required=required,
-    )
-    yield Candidate(
-        name=f"{threads} threads, spinning",
-        why="products large enough to be shared, by threads that wait in a loop",
-        threads=threads,
-        session_options=SPINNING,
-        required=required,
-    )
-    yield Candidate(
-        name=f"{threads} threads, spinning, unpacked",
-        why="both",
-        threads=threads,
-        session_options={**SPINNING, **PREPACKING},
-        required=required,
-    )
+    for way, (why, options) in _WAITING.items():
+        yield Candidate(name=f"{threads} threads, {way}", why=why, threads=threads, session_options=options, required=required)
