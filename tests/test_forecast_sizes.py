@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgeseq_export import ExportNotice, export
 from edgeseq_runtime.bundle import open_bundle
 from edgeseq_runtime.errors import BadModel
-from edgeseq_runtime.forecast.operators import _RULES, RECURRENT_GATES
+from edgeseq_runtime.forecast.calculating import RECURRENT_GATES
+from edgeseq_runtime.forecast.operators import RULES
 from edgeseq_runtime.forecast.sizes import sized_graph
 from edgeseq_runtime.forecast.work import peak_bytes, work_of
 from edgeseq_runtime.onnx_wire import read_model
@@ -188,7 +189,7 @@ def test_an_operator_makes_the_size_foretold(case):
 
 
 def test_every_operator_has_a_case():
-    assert {case[0] for case in CASES} | WITHOUT == set(_RULES)
+    assert {case[0] for case in CASES} | WITHOUT == set(RULES)
     assert not {case[0] for case in CASES} & WITHOUT
 
 

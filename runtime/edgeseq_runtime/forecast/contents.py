@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeseq_runtime.forecast.operators import Inputs, integer_of, outputs_of
+from edgeseq_runtime.forecast.given import Inputs, integer_of
+from edgeseq_runtime.forecast.operators import outputs_of
 from edgeseq_runtime.forecast.values import Numbers, numbers_value
 from edgeseq_runtime.onnx_wire import ELEMENT_TYPES, Node
 

@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from edgeseq_runtime.forecast.operators import RECURRENT_GATES, NotKnown, einsum_sizes, einsum_terms, is_known
+from edgeseq_runtime.forecast.calculating import RECURRENT_GATES, einsum_sizes, einsum_terms
+from edgeseq_runtime.forecast.given import NotKnown
+from edgeseq_runtime.forecast.operators import is_known
 from edgeseq_runtime.forecast.sizes import Body, Placed, Sized
 from edgeseq_runtime.forecast.values import Value, Weight
 
