@@ -326,7 +326,7 @@ def test_any_other_mask_stays_in_the_scan(text):
 
 
 TURNED = """g (float[T,B,3] x, float[B,4] h0) => (float[T,B,4] y, float[B,4] h) {{
-      back = Slice(x, {start}, least, first, {step})
+      back = Slice(x, {start}, {end}, first, {step})
       h, yb = Scan <num_scan_inputs = 1,
         body = step (float[B,4] h_old, float[B,3] x_t) => (float[B,4] h_out, float[B,4] y_t) {{
           hn = MatMul(h_old, Rn)
@@ -342,11 +342,12 @@ TURN_CONSTANTS = {
     "two": np.array([-2]),
     "least": np.array([np.iinfo(np.int64).min]),
     "first": np.array([0]),
+    "before": np.array([0]),
 }
 
 
-def turned(sequence="back", start="minus", step="minus"):
-    return TURNED.format(sequence=sequence, start=start, step=step)
+def turned(sequence="back", start="minus", end="least", step="minus"):
+    return TURNED.format(sequence=sequence, start=start, end=end, step=step)
 
 
 def turn_constants(text):
@@ -366,7 +367,7 @@ def test_a_scan_of_reversed_copies_runs_backwards_and_so_does_the_node_that_it_i
     assert_same(text, native, turn_constants(text), x)
 
 
-@pytest.mark.parametrize("text", [turned(sequence="x"), turned(start="two"), turned(step="two")])
+@pytest.mark.parametrize("text", [turned(sequence="x"), turned(start="two"), turned(end="before"), turned(step="two")])
 def test_a_scan_whose_sequences_are_not_all_turned_stays_as_it_is(text):
     model = after([TurnScanPass()], text, turn_constants(text))
     assert nodes_of(model).count("Slice") >= 1
@@ -609,6 +610,15 @@ def test_what_the_state_needs_or_gains_nothing_stays_in_the_scan(body, output):
     assert nodes_of(after([SinkPass()], text, constants)) == ["Scan"]
 
 
+def test_a_product_that_the_body_of_a_node_sees_stays_with_it():
+    branches = "then_branch = yes () => (float[B,4] a) { a = Exp(p) }, else_branch = no () => (float[B,4] b) { b = Tanh(p) }"
+    text = one_state(f"{RNN}\n p = MatMul(h_new, Rz)\n own = If (flag) <{branches}>", output="own")
+    constants = {**used(text, weights("nz")), "flag": np.array(True)}
+    model = after([SinkPass()], text, constants)
+    assert nodes_of(model) == ["Scan"]
+    assert_same(text, model, constants, {name: array for name, array in feeds(5, 2).items() if name != "c0"})
+
+
 SIDE_BY_SIDE = one_state("xh = Concat <axis = 1> ({order})\n a = {product}\n h_new = Tanh(a)")
 
 
@@ -633,6 +643,15 @@ def test_a_product_of_inputs_or_of_states_alone_is_left_whole(order):
     assert body_of(model).count("MatMul") == 1
 
 
+def test_a_product_of_input_and_state_one_below_the_other_is_left_whole():
+    stacked = "p = MatMul(x_t, Wn)\n ph = Concat <axis = 0> (p, h_old)\n a = MatMul(ph, Rn)"
+    text = one_state(f"{stacked}\n top, low = Split <axis = 0, num_outputs = 2> (a)\n s = Add(top, low)\n h_new = Tanh(s)")
+    constants = used(text, weights("n"))
+    model = after([SplitProductPass()], text, constants)
+    assert body_of(model).count("MatMul") == 2
+    assert_same(text, model, constants, {name: array for name, array in feeds(5, 2).items() if name != "c0"})
+
+
 GATES = "c = Sigmoid(ar)\n d = Tanh(az)\n e = Relu(an)\n de = Mul(d, e)\n h_new = Mul(c, de)"
 APART = {
     "a difference": ("sz = Add(xz, hz)", "sz = Sub(xz, hz)"),
@@ -648,6 +667,26 @@ APART = {
 def without_c0(arrays):
     """What a Scan of one state is fed."""
     return {name: array for name, array in arrays.items() if name != "c0"}
+
+
+def test_an_output_that_is_not_put_together_along_the_first_axis_stays_in_the_scan():
+    text = """g (float[T,B,3] x, float[B,4] h0) => (float[B,4] h, float[B,T,4] y) {
+      h, y = Scan <num_scan_inputs = 1, scan_output_axes = [1],
+        body = step (float[B,4] h_old, float[B,3] x_t) => (float[B,4] h_out, float[B,4] y_t) {
+          y_t = MatMul(x_t, Wn)
+          s = Add(y_t, h_old)
+          h_out = Tanh(s)
+        }> (h0, x)
+    }"""
+    constants = used(text, weights("n"))
+    model = after([SinkPass(), RecogniseCellPass(), HoistPass()], text, constants)
+    assert nodes_of(model) == ["Scan"]
+    x, h = (feeds(5, 2)[name].astype(np.float64) for name in ("x", "h0"))  # the ONNX package evaluates no such Scan
+    projected = x @ constants["Wn"]
+    for step in projected:
+        h = np.tanh(step + h)
+    for found, wanted in zip(run(model, without_c0(feeds(5, 2))), (h, projected.swapaxes(0, 1)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -701,6 +740,15 @@ def test_a_product_that_is_more_than_one_stays_apart(attribute):
     model = after([FuseProductsPass()], text, constants)
     assert "Split" not in body_of(model)
     assert_same(text, model, constants, without_c0(feeds(4, H if rows else 2)))
+
+
+def test_a_bias_of_two_dimensions_stays_where_it_is():
+    body = "\n".join(f"x{g} = Gemm(x_t, W{g})\n h{g} = Gemm(h_old, R{g}, row)\n a{g} = Add(x{g}, h{g})" for g in "rzn")
+    text = one_state(f"{body}\n{GATES}")
+    constants = used(text, {**weights("rzn"), **drawn({"row": (1, H)})})
+    model = after([FuseProductsPass()], text, constants)
+    assert "Split" not in body_of(model)
+    assert_same(text, model, constants, without_c0(feeds(4, 2)))
 
 
 def test_two_gates_stay_apart():

@@ -379,6 +379,19 @@ def test_candidates_keep_to_the_most_threads(most, threads):
         assert changed.threads == (one.threads or 1)
 
 
+def test_a_candidate_changes_what_its_name_says_and_nothing_else():
+    for one in candidates_for(PLAN, 4):
+        changed = one.applied(PLAN)
+        said = {
+            "session.disable_prepacking": "1" if "unpacked" in one.name else None,
+            "session.intra_op.allow_spinning": "0" if "blocking" in one.name else None,
+            "session.intra_op.spin_duration_us": "50" if "spinning" in one.name else None,
+        }
+        assert changed.session_options == {name: value for name, value in said.items() if value}
+        assert changed.graph_level == next((level for level in ("basic", "extended") if level in one.name), "all")
+        assert msgspec.structs.replace(changed, session_options={}, graph_level="all", threads=1) == PLAN
+
+
 def test_a_plan_on_two_threads_may_do_better_on_one():
     plan = plan_for_device("cpu", threads=2)
     found = {one.name: one for one in candidates_for(plan, 2)}
