@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import platform
 import tempfile
 import warnings
@@ -30,7 +31,7 @@ from edgeseq_runtime.user_cache import alone, cache_folder, key_of, require_own_
 
 KIND = "native"
 ENDING = ".so"
-SYMBOL = "edgeseq_native_version"  # that a library of this release has
+SYMBOL = "edgeseq_native_run"  # that a library of this release has
 SECONDS = 300.0  # that a compiler may take
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
 # For the processor at hand; gcc and clang call it differently on ARM.
@@ -90,48 +91,55 @@ def compiled() -> Compiled:
 
 
 def compiled_library(
-    sources: Path, folder: Path, *, symbol: str = SYMBOL, environment: Mapping[str, str] | None = None, seconds: float = SECONDS
+    sources: Path,
+    folder: Path,
+    *,
+    symbol: str = SYMBOL,
+    environment: Mapping[str, str] = os.environ,
+    seconds: float = SECONDS,
+    root: Path = Path("/"),
 ) -> Compiled:
     """The library of sources: from the folder if it can be trusted, else compiled, and kept there.
 
-    Where no compiler is found, one that was kept for the same sources and processor is used, whatever compiled it.
+    Where there is no compiler any more, one that was kept for the same sources and processor is used, whatever compiled it.
 
     Args:
         sources: the folder of the `.c` and `.h` files.
         folder: where libraries are kept; made for this user alone where there is none.
         symbol: a function that the library must have.
-        environment: the variables that name a compiler, CC and PATH; those of this process unless given.
+        environment: the variables that name a compiler, CC and PATH.
         seconds: that a compiler may take.
+        root: the folder that stands for the machine's root, whose /proc/cpuinfo tells the processor.
 
     Raises:
         ProviderError: no compiler, or none that makes a library that can be loaded.
     """
     contents = {path.name: path.read_bytes() for path in sorted(sources.glob("*.[ch]"))}
-    facts = {"sources": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}, **_machine_facts()}
+    facts = {"sources": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}, **_machine_facts(root)}
     shelf = _Shelf(folder, key_of(facts), symbol)
-    problems, any_found = [], False
+    problems, asked_for = [], bool(environment.get("CC"))
     for compiler in find_compilers(environment):
         if isinstance(compiler, str):
             problems.append(compiler)
             continue
-        any_found = True
+        asked_for = True
         try:
-            return shelf.take(compiler, contents, seconds)
+            return shelf.take(compiler, flags_for(compiler, root), contents, seconds)
         except CompilerFailed as error:
             problems.append(str(error))
-    if not any_found and (kept := shelf.of_any_compiler()):
+    if not asked_for and (kept := shelf.of_any_compiler()):
         return kept
     raise ProviderError(
         f"device 'native' compiles its kernels with a C compiler, and none here does it: {'; '.join(problems)}; {REMEDY}"
     )
 
 
-def flags_for(compiler: Compiler) -> tuple[str, ...]:
+def flags_for(compiler: Compiler, root: Path = Path("/")) -> tuple[str, ...]:
     """What a compiler is told, for the processor at hand."""
     native = NATIVE.get(platform.machine())
     if native and compiler.is_zig:
         native = "-mcpu=native"
-    wide = "avx512f" in read_processor(Path("/")).features
+    wide = "avx512f" in read_processor(root).features
     return (*FLAGS, *([native] if native else []), *([WIDE] if wide else []))
 
 
@@ -154,13 +162,12 @@ class _Shelf:
         found = (_found(path, self.symbol) for path in kept)
         return next((one for one in found if isinstance(one, Compiled)), None)
 
-    def take(self, compiler: Compiler, contents: Mapping[str, bytes], seconds: float) -> Compiled:
+    def take(self, compiler: Compiler, flags: tuple[str, ...], contents: Mapping[str, bytes], seconds: float) -> Compiled:
         """The library of one compiler: found, or made and kept.
 
         Raises:
             CompilerFailed: it makes none, or none that can be loaded.
         """
-        flags = flags_for(compiler)
         if self.refusal:
             return self._made(compiler, flags, contents, seconds, None, (f"{self.refusal}; {_again()}",))
         path = self.folder / f"{self.key}-{key_of({'compiler': compiler, 'flags': flags})}{ENDING}"
@@ -208,12 +215,12 @@ def _again() -> str:
     return "the kernels are compiled for this process alone, and again for the next"
 
 
-def _machine_facts() -> dict[str, object]:
+def _machine_facts(root: Path) -> dict[str, object]:
     """What else than sources and compiler a library depends on: code for one processor may be no code for another."""
-    cpuinfo = file_text(Path("/"), "/proc/cpuinfo")
+    cpuinfo = file_text(root, "/proc/cpuinfo")
     return {
         "architecture": platform.machine(),
-        "processor": read_processor(Path("/")).name,
+        "processor": read_processor(root).name,
         "features": sorted((field(cpuinfo, "flags") or field(cpuinfo, "Features") or "").split()),
         "libc": platform.libc_ver(),
     }

@@ -45,16 +45,15 @@ class Compiler(NamedTuple):
         return " ".join(("zig's " * self.is_zig + name, *versions[:1]))
 
 
-def find_compilers(environment: Mapping[str, str] | None = None) -> Iterator[Compiler | str]:
+def find_compilers(environment: Mapping[str, str] = os.environ) -> Iterator[Compiler | str]:
     """The compiler that CC names; where it names none, cc, gcc and clang on PATH and that of the package ziglang.
 
     Args:
-        environment: the variables CC and PATH; those of this process unless given.
+        environment: the variables CC and PATH.
 
     Yields:
         A compiler, or what was looked for in vain; each is asked only when it is its turn.
     """
-    environment = os.environ if environment is None else environment
     named = shlex.split(environment.get("CC", ""))
     seen: set[Path] = set()
     for words in [named] if named else [[name] for name in NAMES]:
