@@ -7,6 +7,7 @@ short or damaged would end the process when it is used, so it is never loaded: i
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import hashlib
 import os
@@ -274,7 +275,10 @@ def _loaded(path: Path, symbol: str) -> ctypes.CDLL | str:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         return f"{path} can't be loaded: {error}"
-    return library if hasattr(library, symbol) else f"{path} has no function {symbol}"
+    if hasattr(library, symbol):
+        return library
+    _ctypes.dlclose(library._handle)  # the loader knows libraries by their path, and would give this one for the next there
+    return f"{path} has no function {symbol}"
 
 
 def _kept(path: Path, data: bytes) -> str:
