@@ -73,7 +73,7 @@ def test_the_wheel_holds_every_module_and_every_profile(wheel):
     inside = set(wheel.namelist())
     for name, folder in packages_on_disk().items():
         for file in (ROOT / folder).iterdir():
-            if file.suffix in (".py", ".toml", ".css", ".js") or file.name == "py.typed":
+            if file.suffix in (".py", ".toml", ".css", ".js", ".c", ".h") or file.name == "py.typed":
                 assert f"{name.replace('.', '/')}/{file.name}" in inside
     releases = {f"edgeseq_runtime/devices/jetpack/{file.name}" for file in (ROOT / "devices" / "jetpack").iterdir()}
     assert releases

@@ -63,7 +63,8 @@ def make_plan(
         axes: sizes to prepare engines for, of TensorRT or of ONNX Runtime's provider, such as "T=1:100:2000".
 
     Raises:
-        UsageError: the bundle has no such precision or axis, fewer than 1 thread, or a backend that the device has not.
+        UsageError: the bundle has no such precision or axis, fewer than 1 thread or more than the backend has, or a backend that
+            the device has not.
         DeviceError: there is no such device.
     """
     bundle.member(precision)  # raises where there is none
@@ -92,6 +93,11 @@ def plan_for_device(
         raise UsageError(f"threads is {threads}; give 1 or more, or leave it out")
     device = device if isinstance(device, Device) else load_device(device)
     device = device if backend is None else device_on_backend(device, backend)
+    if device.backend == "native" and threads is not None and threads > 1:
+        raise UsageError(
+            f"{threads} threads were asked for, and device '{device.name}' computes in the thread that calls it; "
+            "leave threads out, or use device 'cpu'"
+        )
     return Plan(
         device=device.name,
         backend=device.backend,

@@ -34,6 +34,7 @@ SEEN = "python3 -m venv --system-site-packages"
 # Of jetson-containers, https://github.com/dusty-nv/jetson-containers/blob/c6e515f0/packages/ml/onnxruntime/README.md
 CONTAINER = "jetson-containers run $(autotag onnxruntime)"
 JETPACK = "sudo apt update && sudo apt install nvidia-jetpack"
+COMPILER = "sudo apt install gcc  # or: pip install ziglang"  # of edgeseq's own kernels
 GPU_PACKAGE = 'pip uninstall onnxruntime && pip install "edgeseq[gpu]"'
 
 

@@ -1,8 +1,9 @@
-"""`edgeseq compile`: make ready what a device runs: a tuned plan for a CPU, engines for TensorRT."""
+"""`edgeseq compile`: make ready what a device runs: a tuned plan for a CPU, engines for TensorRT, edgeseq's own kernels."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -61,9 +62,9 @@ def compile_command(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Make ready what a device runs: the fastest plan for a CPU, measured here, or an engine of TensorRT.
+    """Make ready what a device runs: the fastest plan for a CPU, measured here, an engine of TensorRT, or edgeseq's own kernels.
 
-    Both are kept in the user's cache: load(..., tune=True) and edgeseq bench --tune use the plan, every session there the engine.
+    Each is kept in the user's cache: load(..., tune=True) and edgeseq bench --tune use the plan, every session there the others.
     """
     opened = open_bundle(bundle)
     plan = make_plan(opened, device, precision=precision, backend=backend, axes=axis or ())
@@ -71,6 +72,8 @@ def compile_command(
         raise UsageError(f"--capability is of TensorRT's engines, and device '{device}' has none; add --backend tensorrt")
     if plan.backend == "tensorrt":
         _compile_engine(opened, plan, capability, as_json)
+    elif plan.backend == "native":
+        _compile_kernels(opened, plan, as_json)
     elif TENSORRT in plan.providers:
         _open_with_engines(opened, plan, as_json)
     elif any(name in FILES for name in plan.providers):
@@ -164,6 +167,24 @@ def _open_with_engines(bundle: Bundle, plan: Plan, as_json: bool) -> None:
     with working("building engines"):
         session = open_session(bundle, plan)
     _show({"engine": "of ONNX Runtime's TensorRT provider", "providers": list(session.providers)}, as_json)
+
+
+def _compile_kernels(bundle: Bundle, plan: Plan, as_json: bool) -> None:
+    """The kernels are one library for all models; that it runs this one is seen by opening it."""
+    from edgeseq_runtime.native.compiled import NativeNotice, compiled  # which no other device needs
+
+    with working("compiling the kernels"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NativeNotice)  # the notes below say it
+        made = compiled()
+    open_session(bundle, plan)
+    found = {
+        "kept": "not kept" if made.path is None else str(made.path),
+        "compiler": made.record.compiler,
+        "flags": list(made.record.flags),
+        "built": made.built,
+        "notes": list(made.notes),
+    }
+    _show(found, as_json)
 
 
 def _show(found: dict[str, Any], as_json: bool) -> None:

@@ -9,6 +9,7 @@ from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.forecast.findings import OBSERVED, READ, Finding
 from edgeseq_runtime.jetpack import JetPack, load_jetpack, version_of
 from edgeseq_runtime.plan import Plan
+from edgeseq_runtime.provider_needs import COMPILER
 
 PYTHON = (3, 10)  # the oldest that edgeseq runs on
 STRONG, WEAK = "strong: each tensor has the type that the graph gives it", "weak: the builder chooses among the types allowed"
@@ -55,6 +56,8 @@ def software_of(plan: Plan, jetpack: JetPack | None) -> Software:
     """Backend, versions, flags and commands."""
     if plan.backend == "tensorrt":
         return _engine(plan, jetpack)
+    if plan.backend == "native":
+        return Software(backend="edgeseq's own kernels", version="this release's", install=("pip install edgeseq", COMPILER))
     extra = "gpu" if "CUDAExecutionProvider" in plan.providers else "ort"
     version = "1.19 or newer"
     install = [f'pip install "edgeseq[{extra}]"']

@@ -27,7 +27,7 @@ from edgeseq_runtime.detect.files import field, file_text
 from edgeseq_runtime.detect.processor import read_processor
 from edgeseq_runtime.errors import ProviderError, UsageError
 from edgeseq_runtime.files import unfinished, write_atomically
-from edgeseq_runtime.native.compiler import REMEDY, Compiler, CompilerFailed, compile_library, find_compilers
+from edgeseq_runtime.native.compiler import Compiler, CompilerFailed, compile_library, find_compilers
 from edgeseq_runtime.user_cache import alone, cache_folder, key_of, require_own_file, require_own_folder
 
 KIND = "native"
@@ -115,9 +115,8 @@ def compiled_library(
     Raises:
         ProviderError: no compiler, or none that makes a library that can be loaded.
     """
-    contents = {path.name: path.read_bytes() for path in sorted(sources.glob("*.[ch]"))}
-    facts = {"sources": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}, **_machine_facts(root)}
-    shelf = _Shelf(folder, key_of(facts), symbol)
+    contents = _contents(sources)
+    shelf = _Shelf(folder, _key(contents, root), symbol)
     problems, asked_for = [], bool(environment.get("CC"))
     for compiler in find_compilers(environment):
         if isinstance(compiler, str):
@@ -131,8 +130,16 @@ def compiled_library(
     if not asked_for and (kept := shelf.of_any_compiler()):
         return kept
     raise ProviderError(
-        f"device 'native' compiles its kernels with a C compiler, and none here does it: {'; '.join(problems)}; {REMEDY}"
+        f"device 'native' compiles its kernels with a C compiler, and none here does it: {'; '.join(problems)}; "
+        "sudo apt install gcc, or pip install ziglang, or use device 'cpu'"
     )
+
+
+def kept_library() -> Compiled | None:
+    """The kernels as they are kept, which `library` uses where there is no compiler; None where it would not."""
+    if os.environ.get("CC"):
+        return None
+    return _Shelf(cache_folder(KIND), _key(_contents(Path(__file__).parent), Path("/")), SYMBOL).of_any_compiler()
 
 
 def flags_for(compiler: Compiler, root: Path = Path("/")) -> tuple[str, ...]:
@@ -214,6 +221,16 @@ class _Shelf:
 
 def _again() -> str:
     return "the kernels are compiled for this process alone, and again for the next"
+
+
+def _contents(sources: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(sources.glob("*.[ch]"))}
+
+
+def _key(contents: Mapping[str, bytes], root: Path) -> str:
+    return key_of(
+        {"sources": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}, **_machine_facts(root)}
+    )
 
 
 def _machine_facts(root: Path) -> dict[str, object]:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 NAMES = ("cc", "gcc", "clang")
 ZIG = "ziglang"  # a package of Python's that brings clang
-REMEDY = "sudo apt install gcc, or pip install ziglang, or use device 'cpu'"
 ANSWER_SECONDS = 60.0  # for a compiler to say what it is: the first start of one from a slow disk takes long
 SHOWN = 12  # lines of what a compiler complains of
 

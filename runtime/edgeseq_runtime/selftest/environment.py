@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from edgeseq_runtime.detect.nvml import LIBRARY
 from edgeseq_runtime.device import LOCAL_CPU, Device
 from edgeseq_runtime.forecast.software import provider_text
 from edgeseq_runtime.jetpack import load_jetpack
+from edgeseq_runtime.native.compiled import kept_library
+from edgeseq_runtime.native.compiler import Compiler, find_compilers
 from edgeseq_runtime.plan import Plan
-from edgeseq_runtime.provider_needs import CUDA, DRIVER, FILES, Missing, missing_for, missing_for_engines, together
+from edgeseq_runtime.provider_needs import COMPILER, CUDA, DRIVER, FILES, Missing, missing_for, missing_for_engines, together
 from edgeseq_runtime.selftest.board import Board, Clock
 from edgeseq_runtime.selftest.checks import Check, good, missing, note
 
@@ -65,7 +68,7 @@ def _device(machine: Machine, device: Device) -> Check:
         like = f"; with its SoC: {', '.join(machine.jetson.like)}" if machine.jetson.like else ""
         return note("device", f"{name}: no profile is this module's{like}", "edgeseq devices --detect")
     found = f"{name}: {', '.join(machine.devices) or 'no profile is its'}"
-    generic = device.group == "any" or device.name in (*LOCAL_CPU, "tensorrt-network")
+    generic = device.group == "any" or device.name in (*LOCAL_CPU, "native", "tensorrt-network")
     if machine.devices and not generic and device.name not in machine.devices:
         return note("device", f"{found}; tested as {device.name}, which it is not")
     return good("device", f"{found}; tested as {device.name}") if machine.devices else note("device", found)
@@ -119,6 +122,8 @@ def _provider(machine: Machine, plan: Plan, root: Path) -> Iterator[Check]:
         yield from _absent(found, f"{wanted} through ONNX Runtime")
     elif plan.backend == "tensorrt":
         yield from _absent(missing_for_engines(root, nvml=nvml), "a TensorRT engine")
+    elif plan.backend == "native":
+        yield _compiler()
     if (machine.jetson or machine.driver) and not any(name in FILES for name in plan.providers) and plan.backend != "tensorrt":
         lacking = missing_for((CUDA,), root, nvml=nvml)
         if lacking:
@@ -133,6 +138,20 @@ def _absent(found: Sequence[Missing], wanted: str) -> Iterator[Check]:
         yield good("providers", f"{wanted}: nothing that it needs is missing")
     for one in together(found):
         yield missing(one.kind, one.text, one.install)
+
+
+def _compiler() -> Check:
+    """What compiles the kernels: this machine's, wherever the root is, as the self-test runs here."""
+    asked = list(find_compilers())
+    found = [one for one in asked if isinstance(one, Compiler)]
+    if found:
+        return good("compiler", ", ".join(f"{one.title} ({shlex.join(one.command)})" for one in found))
+    kept = kept_library()
+    if kept:
+        return good(
+            "compiler", f"none, and none is needed: the kernels that {kept.record.compiler} compiled are kept in {kept.path}"
+        )
+    return missing("compiler", "; ".join(map(str, asked)), COMPILER)
 
 
 def _libraries(machine: Machine, root: Path) -> Check | None:
