@@ -1,6 +1,6 @@
 """The parts of an ONNX model that a drawing and a forecast need, read from its bytes without the `onnx` package.
 
-Field numbers are those of onnx.proto. Tensors' data is stepped over, never copied, but for the few integers that are shapes, axes
+Field numbers are those of onnx.proto. Tensors' data is pointed at, never copied, but for the few integers that are shapes, axes
 and bounds of slices: a model of a gigabyte is read as fast as its nodes. Nothing is trusted: every length is checked against the
 bytes that are there, and graphs nest to a limit.
 """
@@ -21,6 +21,7 @@ ELEMENT_TYPES = (
 )  # fmt: skip
 
 _INTEGERS = {"int64": "q", "int32": "i"}  # dtype -> its letter in `struct`
+_DATA_FIELDS = (4, 5, 7, 9, 10)  # floats, 32-bit integers, 64-bit integers, raw bytes, doubles
 
 Value = int | memoryview
 
@@ -32,6 +33,7 @@ class Tensor(NamedTuple):
     dtype: str
     dims: tuple[int, ...]
     integers: tuple[int, ...] | None = None  # in order; None for floats, for more than MAX_INTEGERS and for data in other files
+    data: tuple[tuple[int, Value], ...] = ()  # fields that hold its elements, by number, where they lie in the model's bytes
 
     @property
     def size(self) -> int:
@@ -211,15 +213,17 @@ def _tensor(data: memoryview) -> Tensor:
             kind = _integer(value, "tensor")
         elif number == 8:
             name = _text(value, "tensor")
-        elif number in (5, 7, 9):
+        elif number in _DATA_FIELDS:
             held.append((number, value))
     if any(dim < 0 for dim in dims):
         raise BadModel(f"the ONNX model holds the tensor {name!r} with a negative size {dims}; export the model again")
-    tensor = Tensor(name, _element_type(kind), tuple(dims))
+    tensor = Tensor(name, _element_type(kind), tuple(dims), data=tuple(held))
     if tensor.dtype not in _INTEGERS or tensor.size > MAX_INTEGERS:
         return tensor
     found: list[int] = []
     for number, value in held:
+        if number not in (5, 7, 9):
+            return tensor
         found += (
             integers_in(value, "tensor") if number != 9 else _unpacked(_INTEGERS[tensor.dtype], _bytes(value, "tensor"), "tensor")
         )

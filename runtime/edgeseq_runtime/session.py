@@ -242,9 +242,14 @@ def load_model(model: bytes | Path, plan: Plan, *, optimise: bool = True) -> Mod
         from edgeseq_runtime.backends import tensorrt_backend
 
         return tensorrt_backend.load_model(model, plan)
+    if plan.backend == "native":
+        from edgeseq_runtime.backends import native_backend
+
+        return native_backend.load_model(model, plan)
     if plan.backend != "onnxruntime":
         raise ProviderError(
-            f"device '{plan.device}' asks for backend '{plan.backend}'; this release has: onnxruntime, tensorrt, tensorrt-network"
+            f"device '{plan.device}' asks for backend '{plan.backend}'; "
+            "this release has: native, onnxruntime, tensorrt, tensorrt-network"
         )
     loaded: Model = onnxruntime_backend(plan).load_model(model, plan, optimise=optimise)
     return loaded

@@ -46,7 +46,7 @@ INLINE float float_of(uint32_t bits) {
 }
 
 INLINE float magnitude(float x) { return float_of(bits_of(x) & 0x7fffffffu); }
-INLINE float with_sign_of(float magnitude, float x) { return float_of(bits_of(magnitude) | (bits_of(x) & 0x80000000u)); }
+INLINE float with_sign_of(float value, float x) { return float_of((bits_of(value) & 0x7fffffffu) | (bits_of(x) & 0x80000000u)); }
 
 /* These keep a NaN, which fmaxf and fminf drop. */
 INLINE float at_least(float low, float x) { return x < low ? low : x; }
@@ -98,28 +98,36 @@ INLINE fraction sigmoid_fraction(float x) {
     return sigmoid_from((1.0f + p.rest) * power_of_two(p.exponent), x);
 }
 
-INLINE fraction tanh_fraction(float x) {
+/* exp(-2 |x|) - 1 = less_one + lost, exact to its last places near 0 too. */
+typedef struct { float less_one, lost; } decrease;
+
+INLINE decrease decrease_of(float x) {
     power p = power_of(at_least(-40.0f, -2.0f * magnitude(x)));
-    float scale = power_of_two(p.exponent);
-    float less_one = scale * p.rest + (scale - 1.0f); /* exp(-2 |x|) - 1, exact to its last place near 0 too */
-    return (fraction){with_sign_of(magnitude(less_one), x), 2.0f + less_one};
+    float scale = power_of_two(p.exponent), most = scale - 1.0f;
+    float less_one = most + scale * p.rest;
+    return (decrease){less_one, scale * p.rest - (less_one - most)};
 }
 
-/* top / bottom where bottom, 1 to 2, was rounded: `lost` is the exact sum less it. 1.5 - 0.5 bottom is 1 / bottom to 1 part in 8. */
-INLINE float quotient(fraction of, float lost) {
-    float rounded = of.top / of.bottom;
-    return rounded - rounded * (lost * (1.5f - 0.5f * of.bottom));
+INLINE fraction tanh_fraction(float x) {
+    float less_one = decrease_of(x).less_one;
+    return (fraction){with_sign_of(less_one, x), 2.0f + less_one};
 }
+
+/* 1 / bottom to 1 part in 8, 1 <= bottom <= 2: enough to put right what roundings lost. */
+INLINE float about_inverse(float bottom) { return 1.5f - 0.5f * bottom; }
 
 INLINE float sigmoid_of(float x) {
     float decay = exp_of(-magnitude(x));
     fraction s = sigmoid_from(decay, x);
-    return quotient(s, decay - (s.bottom - 1.0f));
+    float rounded = s.top / s.bottom, lost = decay - (s.bottom - 1.0f);
+    return rounded - rounded * (lost * about_inverse(s.bottom));
 }
 
 INLINE float tanh_of(float x) {
-    fraction t = tanh_fraction(x);
-    return quotient(t, -magnitude(t.top) - (t.bottom - 2.0f));
+    decrease d = decrease_of(x);
+    float bottom = 2.0f + d.less_one, rounded = -d.less_one / bottom;
+    float lost = d.less_one - (bottom - 2.0f) + d.lost;
+    return with_sign_of(rounded - (d.lost + rounded * lost) * about_inverse(bottom), x);
 }
 
 static void exp_all(float *y, const float *x, int64_t n) {

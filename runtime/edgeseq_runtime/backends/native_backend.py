@@ -1,0 +1,117 @@
+"""Edgeseq's own kernels: a model and a plan become something that can be called."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgeseq_runtime.backends.model import HostBuffer
+from edgeseq_runtime.errors import InputError, UsageError
+from edgeseq_runtime.native.compiled import version
+from edgeseq_runtime.native.kernels import ERRORS, Kernels, aligned, kernels
+from edgeseq_runtime.native.program import Program, Programs
+from edgeseq_runtime.native.values import address_of
+from edgeseq_runtime.onnx_wire import ValueInfo, read_model
+from edgeseq_runtime.plan import Plan
+from edgeseq_runtime.tensors import TensorSpec
+from edgeseq_runtime.tensors.spec import Array
+
+
+class BoundCall:
+    """A call whose arrays are fixed: it reads and writes the same memory each time, and allocates none."""
+
+    def __init__(
+        self, run: Callable[..., int], program: Program, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]
+    ) -> None:
+        made = {name: np.empty(shape, dtype) for name, shape, dtype in program.outputs if outputs.get(name) is None}
+        self._computed = {name: made[name] for name, bound in outputs.items() if bound is None}
+        scratch = aligned(np.empty(max(program.scratch, 1), np.uint8))
+        arrays = [inputs[name] for name in program.inputs]
+        arrays += [outputs[name] if name not in made else made[name] for name, _, _ in program.outputs]  # type: ignore[misc]
+        self._arrays = (arrays, scratch)  # keeps the memory alive that the segments point to
+        self._program = program
+        self._run = run
+        segments = (ctypes.c_void_p * program.segments)(None, address_of(scratch), *map(address_of, arrays))
+        words = program.words
+        self._arguments = (ctypes.c_void_p(address_of(words)), ctypes.c_int64(len(words)), segments)
+
+    def __call__(self) -> None:
+        """Compute the outputs from what the bound inputs hold now.
+
+        Raises:
+            InputError: an index among them is out of range.
+        """
+        failed = self._run(*self._arguments)
+        if failed:
+            node = self._program.node_at(failed >> 8)
+            raise InputError(f"the native kernels can't compute {node} on these inputs: {ERRORS[failed & 0xFF]}")
+
+    def computed(self) -> dict[str, Array]:
+        """The outputs of the last call that were bound to None, as arrays of the caller's own."""
+        return {name: array.copy() for name, array in self._computed.items()}
+
+
+class NativeModel:
+    """A model that edgeseq's own kernels run, on one thread a call. Calls from several threads are safe."""
+
+    def __init__(
+        self, graph_inputs: tuple[ValueInfo, ...], graph_outputs: tuple[ValueInfo, ...], programs: Programs, own: Kernels
+    ) -> None:
+        self._inputs, self._outputs = graph_inputs, graph_outputs
+        self._programs = programs
+        self._run = own.run
+        self.version = version()
+        self.providers: tuple[str, ...] = ("Native",)
+
+    def specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Inputs and outputs as the model itself declares them; an axis without a name is called `x_0` for axis 0 of x."""
+        inputs, outputs = (
+            tuple(TensorSpec(one.name, one.dtype, tuple(_axes(one))) for one in each) for each in (self._inputs, self._outputs)
+        )
+        return inputs, outputs
+
+    def axes(self) -> dict[str, tuple[int | str, ...]]:
+        """The axes of each output, as the model declares them."""
+        return {one.name: tuple("" if size == "?" else size for size in one.shape or ()) for one in self._outputs}
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs by name; the inputs must have been checked.
+
+        Raises:
+            InputError: they can't be computed on: a size depends on what they hold, or an index is out of range.
+        """
+        given = {one.name: np.ascontiguousarray(inputs[one.name]).reshape(inputs[one.name].shape) for one in self._inputs}
+        program = self._programs.at(given)
+        outputs = {name: np.empty(shape, dtype) for name, shape, dtype in program.outputs}
+        BoundCall(self._run, program, given, outputs)()
+        return outputs
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> BoundCall:
+        """A call that reads and writes these arrays, which must be C-contiguous."""
+        return BoundCall(self._run, self._programs.at(inputs), inputs, outputs)
+
+    def buffer(self, name: str, array: Array) -> HostBuffer:
+        """A state that is kept in an array."""
+        return HostBuffer(array)
+
+
+def load_model(model: bytes | Path, plan: Plan) -> NativeModel:
+    """Read a serialised model, or a file.
+
+    Raises:
+        UsageError: the kernels lack an operator of it, or more than one thread is asked for.
+        ProviderError: there is no C compiler, or it fails.
+    """
+    if plan.threads != 1:
+        raise UsageError(f"device '{plan.device}' computes on one thread, and {plan.threads} were asked for; leave threads out")
+    graph = read_model(model if isinstance(model, bytes) else model.read_bytes()).graph
+    own = kernels()
+    return NativeModel(graph.inputs, graph.outputs, Programs(graph, own), own)
+
+
+def _axes(one: ValueInfo) -> Iterator[int | str]:
+    for position, size in enumerate(one.shape or ()):
+        yield f"{one.name}_{position}" if size in ("?", "") else size

@@ -1,0 +1,1 @@
+"""The operators that programs are written of, a family a file."""

@@ -1,0 +1,119 @@
+"""Programs: what the library runs for a graph whose inputs have certain sizes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.native.constants import array_of
+from edgeseq_runtime.native.kernels import Kernels
+from edgeseq_runtime.native.operators.arranging import ARRANGING
+from edgeseq_runtime.native.operators.elementwise import ELEMENTWISE
+from edgeseq_runtime.native.operators.loops import LOOPS
+from edgeseq_runtime.native.operators.products import PRODUCTS
+from edgeseq_runtime.native.operators.recurrent import RECURRENT
+from edgeseq_runtime.native.operators.reducing import REDUCING
+from edgeseq_runtime.native.values import Block, Value, untouched
+from edgeseq_runtime.native.writer import Operator, Packed, Writer, unsupported
+from edgeseq_runtime.onnx_wire import Graph, Node
+from edgeseq_runtime.tensors.spec import Array
+
+OPERATORS: dict[str, Operator] = {**ARRANGING, **ELEMENTWISE, **REDUCING, **PRODUCTS, **RECURRENT}
+KEPT = 32  # programs of a model; the one unused longest makes room for a new one
+_FIRST = 2  # segment of an input
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+class Program(NamedTuple):
+    """Words for the library, and what has to be there while they are run."""
+
+    words: Array
+    kept: tuple[Array, ...]  # constants that the words point to
+    scratch: int  # bytes of memory for values between instructions
+    inputs: tuple[str, ...]
+    outputs: tuple[tuple[str, tuple[int, ...], np.dtype[np.generic]], ...]
+    segments: int
+    nodes: tuple[tuple[int, str], ...]  # where in the words each begins
+
+    def node_at(self, word: int) -> str:
+        """The node that a word belongs to."""
+        return next((name for at, name in reversed(self.nodes) if at <= word), "the model's outputs")
+
+
+class Programs:
+    """The programs of one graph, each made when its sizes are seen first."""
+
+    def __init__(self, graph: Graph, kernels: Kernels) -> None:
+        for node in _nodes(graph):
+            known = node.op in OPERATORS or (node.op in LOOPS and node.graphs)
+            if node.domain not in ("", "ai.onnx") or not known:
+                name = f"{node.domain}.{node.op}" if node.domain else node.op
+                raise UsageError(unsupported(node, f"have no operator {name}"))
+        self._graph = graph
+        self._kernels = kernels
+        self._constants = {id(one): {name: array_of(tensor) for name, tensor in one.tensors.items()} for one in _graphs(graph)}
+        self._packed: dict[object, Packed] = {}
+        self._made: OrderedDict[Shapes, Program] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def at(self, inputs: Mapping[str, Array]) -> Program:
+        """The program for inputs of these shapes.
+
+        Raises:
+            UsageError: a node asks for what the kernels don't do.
+            InputError: a size depends on what the inputs hold, or these sizes can't be computed.
+        """
+        shapes = tuple(inputs[one.name].shape for one in self._graph.inputs)
+        with self._lock:
+            if shapes not in self._made:
+                self._made[shapes] = self._written(shapes)
+                if len(self._made) > KEPT:
+                    self._made.popitem(last=False)
+            self._made.move_to_end(shapes)
+            return self._made[shapes]
+
+    def _written(self, shapes: Shapes) -> Program:
+        graph = self._graph
+        first_output = _FIRST + len(graph.inputs)
+        writer = Writer(self._kernels, OPERATORS, LOOPS, self._constants, self._packed, first_output + len(graph.outputs))
+        names = {
+            one.name: _outside(_FIRST + index, shape, one.dtype)
+            for index, (one, shape) in enumerate(zip(graph.inputs, shapes, strict=True))
+        }
+        results = writer.graph(graph, names).results
+        for index, value in enumerate(results):
+            writer.copy(_outside(first_output + index, value.array.shape, value.array.dtype), value)
+        outputs = zip((one.name for one in graph.outputs), results, strict=True)
+        return Program(
+            words=np.array(writer.words, np.int64),
+            kept=tuple(writer.kept),
+            scratch=writer.scratch.size,
+            inputs=tuple(one.name for one in graph.inputs),
+            outputs=tuple((name, value.array.shape, value.array.dtype) for name, value in outputs),
+            segments=writer.segments,
+            nodes=tuple(writer.nodes),
+        )
+
+
+def _outside(segment: int, shape: tuple[int, ...], dtype: np.dtype[np.generic] | str) -> Value:
+    """An array of the caller's."""
+    array = untouched(shape, dtype)
+    return Value(array, Block(segment, 0, array))
+
+
+def _graphs(graph: Graph) -> Iterator[Graph]:
+    yield graph
+    for node in graph.nodes:
+        for body in node.graphs.values():
+            yield from _graphs(body)
+
+
+def _nodes(graph: Graph) -> Iterator[Node]:
+    for one in _graphs(graph):
+        yield from one.nodes

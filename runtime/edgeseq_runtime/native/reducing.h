@@ -1,0 +1,180 @@
+// What goes over an axis: sums, maxima, softmax, normalisation. Data is (outer, n, inner), contiguous.
+
+#define REDUCE_KINDS(ONE) ONE(SUM) ONE(MEAN) ONE(MAXIMUM) ONE(MINIMUM) ONE(PRODUCT) ONE(SQUARES) ONE(LENGTH) ONE(ABSOLUTE) ONE(LOG_OF_SUM_OF_EXPONENTIALS)
+
+#define NAMED(name, ...) REDUCE_##name,
+enum { REDUCE_KINDS(NAMED) REDUCE_COUNT };
+#undef NAMED
+
+enum { WAYS = 16 };  // sums side by side, which the compiler keeps in vectors
+
+static inline float sum_over(const float *x, int64_t n) {
+    float part[WAYS] = {0}, sum = 0;
+    int64_t i = 0;
+    for (; i + WAYS <= n; i += WAYS)
+        for (int64_t w = 0; w < WAYS; w++) part[w] += x[i + w];
+    for (; i < n; i++) sum += x[i];
+    for (int64_t w = 0; w < WAYS; w++) sum += part[w];
+    return sum;
+}
+
+static inline float dot_over(const float *a, const float *b, int64_t n) {
+    float part[WAYS] = {0}, sum = 0;
+    int64_t i = 0;
+    for (; i + WAYS <= n; i += WAYS)
+        for (int64_t w = 0; w < WAYS; w++) part[w] += a[i + w] * b[i + w];
+    for (; i < n; i++) sum += a[i] * b[i];
+    for (int64_t w = 0; w < WAYS; w++) sum += part[w];
+    return sum;
+}
+
+static inline float greatest_over(const float *x, int64_t n) {
+    float most = x[0];
+    for (int64_t i = 1; i < n; i++) most = x[i] > most || x[i] != x[i] ? x[i] : most;
+    return most;
+}
+
+static float reduced(const float *x, int64_t n, int64_t stride, int64_t kind) {
+    double sum = 0;
+    float result = x[0];
+    switch (kind) {
+        case REDUCE_SUM:
+        case REDUCE_MEAN:
+            if (stride == 1) sum = sum_over(x, n);
+            else for (int64_t i = 0; i < n; i++) sum += x[i * stride];
+            return (float)(kind == REDUCE_MEAN ? sum / n : sum);
+        case REDUCE_SQUARES:
+        case REDUCE_LENGTH:
+            if (stride == 1) sum = dot_over(x, x, n);
+            else for (int64_t i = 0; i < n; i++) sum += x[i * stride] * x[i * stride];
+            return kind == REDUCE_LENGTH ? sqrtf((float)sum) : (float)sum;
+        case REDUCE_ABSOLUTE:
+            for (int64_t i = 0; i < n; i++) sum += fabsf(x[i * stride]);
+            return (float)sum;
+        case REDUCE_MAXIMUM:
+            for (int64_t i = 1; i < n; i++) result = x[i * stride] > result || x[i * stride] != x[i * stride] ? x[i * stride] : result;
+            return result;
+        case REDUCE_MINIMUM:
+            for (int64_t i = 1; i < n; i++) result = x[i * stride] < result || x[i * stride] != x[i * stride] ? x[i * stride] : result;
+            return result;
+        case REDUCE_PRODUCT:
+            for (int64_t i = 1; i < n; i++) result *= x[i * stride];
+            return result;
+        default:
+            for (int64_t i = 1; i < n; i++) result = fmaxf(result, x[i * stride]);
+            if (isinf(result)) return result;
+            for (int64_t i = 0; i < n; i++) sum += expf(x[i * stride] - result);
+            return result + logf((float)sum);
+    }
+}
+
+static int64_t whole_reduced(const void *x, int64_t type, int64_t n, int64_t first, int64_t stride, int64_t kind) {
+    int64_t result = index_at(x, type, first);
+    for (int64_t i = 1; i < n; i++) {
+        int64_t one = index_at(x, type, first + i * stride);
+        result = kind == REDUCE_SUM ? result + one : kind == REDUCE_PRODUCT ? result * one
+               : kind == REDUCE_MAXIMUM ? (one > result ? one : result) : (one < result ? one : result);
+    }
+    return result;
+}
+
+// [y, x, kind, type, outer, n, inner]
+static int64_t run_reduce(operands given) {
+    const int64_t kind = NUMBER(2), type = NUMBER(3), outer = NUMBER(4), n = NUMBER(5), inner = NUMBER(6);
+    for (int64_t o = 0; o < outer; o++) {
+        for (int64_t i = 0; i < inner; i++) {
+            const int64_t at = o * inner + i, first = o * n * inner + i;
+            if (type == FLOAT32) PLACE(float, 0)[at] = reduced(PLACE(const float, 1) + first, n, inner, kind);
+            else if (type == INT64) PLACE(int64_t, 0)[at] = whole_reduced(PLACE(const void, 1), type, n, first, inner, kind);
+            else PLACE(int32_t, 0)[at] = (int32_t)whole_reduced(PLACE(const void, 1), type, n, first, inner, kind);
+        }
+    }
+    return 0;
+}
+
+// [y (int64), x (float32), largest rather than smallest, last of equals, outer, n, inner]
+static int64_t run_argument(operands given) {
+    int64_t *y = PLACE(int64_t, 0);
+    const float *x = PLACE(const float, 1);
+    const int64_t largest = NUMBER(2), last = NUMBER(3), outer = NUMBER(4), n = NUMBER(5), inner = NUMBER(6);
+    for (int64_t o = 0; o < outer; o++) {
+        for (int64_t i = 0; i < inner; i++) {
+            const float *from = x + o * n * inner + i;
+            int64_t best = 0;
+            for (int64_t k = 1; k < n; k++) {
+                float one = from[k * inner], held = from[best * inner];
+                if ((largest ? one > held : one < held) || (last && one == held)) best = k;
+            }
+            y[o * inner + i] = best;
+        }
+    }
+    return 0;
+}
+
+// [y, x, type, outer, n, inner]
+static int64_t run_running_sum(operands given) {
+    const int64_t type = NUMBER(2), outer = NUMBER(3), n = NUMBER(4), inner = NUMBER(5);
+#define RUNNING(kind)                                                                             \
+    {                                                                                             \
+        kind *y = PLACE(kind, 0);                                                                 \
+        const kind *x = PLACE(const kind, 1);                                                     \
+        for (int64_t o = 0; o < outer; o++)                                                       \
+            for (int64_t k = 0; k < n; k++)                                                       \
+                for (int64_t i = 0; i < inner; i++) {                                             \
+                    const int64_t at = (o * n + k) * inner + i;                                   \
+                    y[at] = x[at] + (k ? y[at - inner] : 0);                                      \
+                }                                                                                 \
+    }
+    if (type == FLOAT32) RUNNING(float)
+    else if (type == INT64) RUNNING(int64_t)
+    else RUNNING(int32_t)
+#undef RUNNING
+    return 0;
+}
+
+// [y, x, logarithm of it, outer, n, inner]
+static int64_t run_softmax(operands given) {
+    float *y = PLACE(float, 0);
+    const float *x = PLACE(const float, 1);
+    const int64_t logarithm = NUMBER(2), outer = NUMBER(3), n = NUMBER(4), inner = NUMBER(5);
+    for (int64_t o = 0; o < outer; o++, x += n * inner, y += n * inner) {
+        for (int64_t i = 0; i < inner; i++) {
+            const float most = inner == 1 ? greatest_over(x, n) : reduced(x + i, n, inner, REDUCE_MAXIMUM);
+            float sum = 0;
+            if (inner == 1) {
+                for (int64_t k = 0; k < n; k++) y[k] = x[k] - most;
+                if (logarithm) {
+                    for (int64_t k = 0; k < n; k++) sum += expf(y[k]);
+                } else {
+                    exp_all(y, y, n);
+                    sum = sum_over(y, n);
+                }
+            } else {
+                for (int64_t k = 0; k < n; k++) {
+                    const float one = x[k * inner + i] - most, power = exp_of(one);
+                    y[k * inner + i] = logarithm ? one : power;
+                    sum += power;
+                }
+            }
+            const float scale = logarithm ? logf(sum) : 1 / sum;
+            for (int64_t k = 0; k < n; k++) y[k * inner + i] = logarithm ? y[k * inner + i] - scale : y[k * inner + i] * scale;
+        }
+    }
+    return 0;
+}
+
+// [y, x, scale, bias or none, rows, n, epsilon]
+static int64_t run_layer_normalization(operands given) {
+    float *restrict y = PLACE(float, 0);
+    const float *restrict x = PLACE(const float, 1), *restrict scale = PLACE(const float, 2), *restrict bias = PLACE(const float, 3);
+    const int64_t rows = NUMBER(4), n = NUMBER(5);
+    const float epsilon = real_of(NUMBER(6));
+    for (int64_t row = 0; row < rows; row++, x += n, y += n) {
+        const float mean = sum_over(x, n) / n;
+        for (int64_t i = 0; i < n; i++) y[i] = x[i] - mean;
+        const float by = 1 / sqrtf(dot_over(y, y, n) / n + epsilon);
+        if (bias) for (int64_t i = 0; i < n; i++) y[i] = y[i] * by * scale[i] + bias[i];
+        else for (int64_t i = 0; i < n; i++) y[i] = y[i] * by * scale[i];
+    }
+    return 0;
+}

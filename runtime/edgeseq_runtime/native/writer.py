@@ -1,0 +1,417 @@
+"""A program in the making: instructions, the memory of their results, and what is known beforehand."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseq_runtime.errors import InputError, UsageError
+from edgeseq_runtime.native.constants import DTYPES
+from edgeseq_runtime.native.kernels import ERRORS, Kernels, aligned
+from edgeseq_runtime.native.values import SCRATCH, Block, Scratch, Value, address_of, untouched
+from edgeseq_runtime.onnx_wire import Graph, Node
+from edgeseq_runtime.tensors.spec import Array
+
+NONE = -1  # a place that is not there
+Word = int | float | Value | None  # of an instruction
+
+
+class Packed(NamedTuple):
+    """Weights as a product reads them."""
+
+    array: Array
+    source: Array  # what they were made of, kept so that its address stays its own
+
+
+class Operator(Protocol):
+    """Writes a node: from its inputs, None where one is left out, to its outputs."""
+
+    def __call__(self, writer: Writer, node: Node, inputs: Sequence[Value | None]) -> Sequence[Value]: ...
+
+
+class LoopOperator(Protocol):
+    """Writes a node that has graphs, which see the names around it."""
+
+    def __call__(
+        self, writer: Writer, node: Node, inputs: Sequence[Value | None], names: Mapping[str, Value]
+    ) -> Sequence[Value]: ...
+
+
+class Writer:
+    """Writes instructions one after the other. What depends on constants alone is computed at once and becomes a constant."""
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        operators: Mapping[str, Operator],
+        loops: Mapping[str, LoopOperator],
+        constants: Mapping[int, Mapping[str, Array]],
+        packed: dict[object, Packed],
+        first_free_segment: int,
+    ) -> None:
+        self.kernels = kernels
+        self.words: list[int] = []
+        self.kept: list[Array] = []  # constants that the words point to
+        self.scratch = Scratch()
+        self.nodes: list[tuple[int, str]] = []  # where in the words a node begins, and what it is called
+        self.body_nodes: list[tuple[int, str]] = []  # of the body that was written last
+        self.last_instruction = 0  # where its words begin
+        self.segments = first_free_segment
+        self._operators = operators
+        self._loops = loops
+        self._constants = constants  # of each graph, by its id
+        self._permanent = frozenset(id(array) for held in constants.values() for array in held.values())
+        self._packed = packed
+        self._at_once = False  # whether results are computed now
+        self._biasless: dict[int, int] = {}  # block of a product without a bias -> where its instruction's bias is
+        # Of the graph that is being written:
+        self._single: frozenset[str] = frozenset()  # names that one node alone reads
+        self._own: dict[str, Block] = {}  # what it made or may overwrite
+        self._made: list[Block] = []  # by the node that is being written
+
+    # Graphs
+
+    def graph(self, graph: Graph, names: Mapping[str, Value], states: Mapping[str, Block] | None = None) -> Written:
+        """Write a graph's nodes.
+
+        Args:
+            graph: the nodes.
+            names: its inputs, and what it sees of the graphs around it.
+            states: of those, memory that the graph may overwrite once it has read it.
+
+        Raises:
+            UsageError: the kernels don't have an operator, or have it otherwise.
+            InputError: a size depends on what the inputs hold.
+        """
+        names = {**names, **{name: Value(array) for name, array in self._constants[id(graph)].items()}}
+        uses = uses_of(graph)
+        around = self._single, self._own, self._made
+        self._single, self._own = uses.single, dict(states or {})
+        own: dict[str, Block] = {}
+        for node, ending in zip(graph.nodes, uses.ending, strict=True):
+            self._made = []
+            self.nodes.append((len(self.words), f"{node.op} '{node.name}'"))
+            results = self._node(node, [names[name] if name else None for name in node.inputs], names)
+            for name, value in zip(node.outputs, results, strict=False):
+                names[name] = value
+                if value.block is not None and name:
+                    value.block.uses += 1
+                    own[name] = self._own[name] = value.block
+            for name in ending:
+                if name in own:
+                    self.release(own.pop(name))
+            for block in self._made:
+                if not block.uses:
+                    block.uses = 1
+                    self.release(block)
+        self._single, self._own, self._made = around
+        return Written([names[output.name] for output in graph.outputs], list(own.values()))
+
+    def _node(self, node: Node, inputs: list[Value | None], names: Mapping[str, Value]) -> Sequence[Value]:
+        if node.graphs and not node.domain and node.op in self._loops:
+            return self._loops[node.op](self, node, inputs, names)
+        operator = self._operators.get(node.op) if node.domain in ("", "ai.onnx") else None
+        if operator is None:
+            raise UsageError(unsupported(node, f"have no operator {node.domain + '.' if node.domain else ''}{node.op}"))
+        if all(value is None or value.constant for value in inputs) and node.inputs:
+            return self.computed(lambda: operator(self, node, inputs))
+        return operator(self, node, inputs)
+
+    def body(self, write: Callable[[], None]) -> list[int]:
+        """The words of a loop's body, which are not part of the program until they are added to it."""
+        words, nodes, self.words, self.nodes = self.words, self.nodes, [], []
+        try:
+            write()
+            return self.words
+        finally:
+            self.body_nodes, self.words, self.nodes = self.nodes, words, nodes
+
+    def add_body(self, words: list[int]) -> None:
+        """Add a body's words, once the instruction that they belong to is written."""
+        self.nodes += [(len(self.words) + at, name) for at, name in self.body_nodes]
+        self.words += words
+
+    def computed(self, write: Callable[[], Sequence[Value]]) -> Sequence[Value]:
+        """What is written, carried out now."""
+        words, self.words, self._at_once, kept = self.words, [], True, len(self.kept)
+        failed = 0
+        try:
+            results = write()
+            if self.words:
+                failed = self.kernels.run(*call_arguments(np.array(self.words, np.int64), [0]))
+                results = [Value(np.array(result.array)) for result in results]
+        finally:
+            self.words, self._at_once = words, False
+            del self.kept[kept:]
+        if failed:
+            raise InputError(f"a part of the model that depends on constants alone can't be computed: {ERRORS[failed & 0xFF]}")
+        return results
+
+    # Memory
+
+    def new(self, shape: Iterable[int], dtype: npt.DTypeLike) -> Value:
+        """Memory for a result, contiguous."""
+        shape = tuple(shape)
+        if self._at_once:
+            return self.constant(aligned(np.zeros(shape, dtype)))
+        array = untouched(shape, dtype)
+        block = Block(SCRATCH, self.scratch.take(array.nbytes), array)
+        self._made.append(block)
+        return Value(array, block)
+
+    def apart(self, shape: Iterable[int], dtype: npt.DTypeLike) -> Value:
+        """Memory that nothing before has had: what a loop fills while its body uses its own again in each round."""
+        array = untouched(tuple(shape), dtype)
+        block = Block(SCRATCH, self.scratch.take_new(array.nbytes), array)
+        self._made.append(block)
+        return Value(array, block)
+
+    def release(self, block: Block) -> None:
+        """One name less holds a block."""
+        block.uses -= 1
+        if block.uses == 0 and block.segment == SCRATCH and not block.held:
+            self.scratch.give_back(block.start, block.base.nbytes)
+
+    def may_overwrite(self, name: str, value: Value) -> bool:
+        """Whether the node that is being written is all that still needs a value of this name, and its memory is nobody else's."""
+        block = value.block
+        return (
+            block is not None
+            and self._own.get(name) is block
+            and name in self._single
+            and block.uses == 1
+            and value.contiguous
+            and value.array.nbytes == block.base.nbytes
+        )
+
+    def constant(self, array: Array) -> Value:
+        """A constant, kept as long as the program."""
+        self.kept.append(array)
+        return Value(array)
+
+    def segment(self) -> int:
+        """A segment that is not in use."""
+        self.segments += 1
+        return self.segments - 1
+
+    # Instructions
+
+    def emit(self, operation: str, *words: Word | Iterable[int]) -> int:
+        """Write an instruction; where its first operand is."""
+        start = self.last_instruction = len(self.words)
+        self.words += [self.kernels.operations[operation], 0]
+        for word in words:
+            self._add(word)
+        self.words[start + 1] = len(self.words) - start
+        return start + 2
+
+    def _add(self, word: Word | Iterable[int]) -> None:
+        if word is None:
+            self.words.append(NONE)
+        elif isinstance(word, Value):
+            if word.constant:
+                self.kept.append(word.array)
+            self.words.append(word.place)
+        elif isinstance(word, float):
+            self.words.append(int.from_bytes(struct.pack("<f", word), "little"))
+        elif isinstance(word, int | np.integer):
+            self.words.append(int(word))
+        else:
+            self.words += [int(one) for one in word]
+
+    def copy(self, to: Value, source: Value) -> None:
+        """Write a copy, broadcast to the shape of what it is copied to."""
+        if not to.array.size:
+            return
+        axes = merged(to.array.shape, to.strides, broadcast(source, to.array.shape).strides)
+        self.emit("COPY", to, source, to.array.itemsize, len(axes.sizes), axes.sizes, *axes.strides)
+
+    def contiguous(self, value: Value) -> Value:
+        """The value without strides: as it is, or copied."""
+        if value.contiguous:
+            return value
+        made = self.new(value.array.shape, value.array.dtype)
+        self.copy(made, value)
+        return made
+
+    def packed(self, weights: Array) -> Value:
+        """Constant weights (K, N) as products read them."""
+        return self.once("weights", weights, self.kernels.packed)
+
+    def padded(self, bias: Array) -> Value:
+        """A constant bias as products read it."""
+        return self.once("bias", bias, self.kernels.padded)
+
+    def once(self, kind: str, source: Array, make: Callable[[Array], Array]) -> Value:
+        """What is made of a constant: once for all programs of a model, if the model itself holds the constant."""
+        key = (kind, address_of(source), source.shape, source.strides)
+        if key in self._packed:
+            return self.constant(self._packed[key].array)
+        made = make(source)
+        if id(_owner(source)) in self._permanent:
+            self._packed[key] = Packed(made, source)
+        return self.constant(made)
+
+    # A product and the bias that is added to it by the next node are one instruction.
+
+    def without_bias(self, result: Value, at: int) -> None:
+        """Remember that a product's instruction has room for a bias."""
+        if result.block is not None:
+            self._biasless[id(result.block)] = at
+
+    def add_bias(self, name: str, product: Value, bias: Value) -> bool:
+        """Whether a bias became part of the product that was written last; no other node may read that."""
+        at = self._biasless.get(id(product.block)) if product.block is not None and name in self._single else None
+        N = product.array.shape[-1] if product.array.ndim else 0
+        if at is None or at != len(self.words) - 1 or not bias.constant or not product.contiguous:
+            return False
+        if bias.array.size != N or bias.array.ndim > product.array.ndim or bias.array.shape[-1:] != (N,):
+            return False
+        padded = self.constant(self.kernels.padded(bias.array))
+        self.words[at] = padded.place
+        return True
+
+
+def _owner(array: Array) -> Array:
+    """The array whose memory this is a view of."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+class Written(NamedTuple):
+    """A graph that has been written."""
+
+    results: list[Value]
+    blocks: list[Block]  # of its own that the results are in, to be released
+
+
+class Uses(NamedTuple):
+    """Of the names in a graph."""
+
+    ending: list[list[str]]  # for each node, those that no node after it reads
+    single: frozenset[str]  # those that are read once
+
+
+def uses_of(graph: Graph) -> Uses:
+    """How often and when for the last time each value is read; a graph's outputs stay."""
+    last: dict[str, int] = {}
+    count: dict[str, int] = {}
+    for index, node in enumerate(graph.nodes):
+        last.update(dict.fromkeys((name for name in node.outputs if name), index))
+        for name in names_read(node):
+            last[name] = index
+            count[name] = count.get(name, 0) + 1
+    outputs = {output.name for output in graph.outputs}
+    ending: list[list[str]] = [[] for _ in graph.nodes]
+    for name, index in last.items():
+        if name not in outputs:
+            ending[index].append(name)
+    return Uses(ending, frozenset(name for name, times in count.items() if times == 1 and name not in outputs))
+
+
+def names_read(node: Node) -> list[str]:
+    """What a node reads, in its bodies too, each as often as it does."""
+    found = [name for name in node.inputs if name]
+    for body in node.graphs.values():
+        own = {one.name for one in body.inputs} | set(body.tensors)
+        for inner in body.nodes:
+            found += [name for name in names_read(inner) if name not in own]
+            own |= set(inner.outputs)
+        found += [output.name for output in body.outputs if output.name not in own]
+    return found
+
+
+class Axes(NamedTuple):
+    """Sizes, and for each operand its strides; axes along which all go on as if they were one are one."""
+
+    sizes: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+
+
+def merged(sizes: Sequence[int], *strides: Sequence[int]) -> Axes:
+    """The fewest axes that go over the same elements in the same order; at least one."""
+    kept: list[list[int]] = []  # size, then a stride for each operand
+    for size, *steps in zip(sizes, *strides, strict=True):
+        if size == 1:
+            continue
+        if kept and all(before == step * size for before, step in zip(kept[-1][1:], steps, strict=True)):
+            kept[-1] = [kept[-1][0] * size, *steps]
+        else:
+            kept.append([size, *steps])
+    kept = kept or [[1, *(1 for _ in strides)]]
+    return Axes(tuple(one[0] for one in kept), tuple(tuple(one[1 + i] for one in kept) for i in range(len(strides))))
+
+
+def broadcast(value: Value, shape: Sequence[int]) -> Value:
+    """The value as of this shape, its elements repeated where they are one."""
+    return value.viewed(np.broadcast_to(value.array, shape))
+
+
+def known(value: Value | None, node: Node, what: str) -> Array:
+    """What a value holds, where that has to be known beforehand.
+
+    Raises:
+        InputError: it depends on what the inputs hold.
+    """
+    if value is None or not value.constant:
+        raise InputError(unsupported(node, f"need to know {what} beforehand, and here it depends on what the inputs hold"))
+    return value.array
+
+
+def given(inputs: Sequence[Value | None], index: int) -> Value | None:
+    """An input, None where it is left out."""
+    return inputs[index] if index < len(inputs) else None
+
+
+def required(inputs: Sequence[Value | None], index: int, node: Node) -> Value:
+    """An input that has to be there.
+
+    Raises:
+        UsageError: it is not.
+    """
+    value = given(inputs, index)
+    if value is None:
+        raise UsageError(f"the node {node.op} '{node.name}' lacks input {index}; export the model again")
+    return value
+
+
+def type_number(value: Value, node: Node) -> int:
+    """A dtype's number in the library.
+
+    Raises:
+        UsageError: the kernels don't compute with it.
+    """
+    name = value.array.dtype.name
+    if name not in DTYPES:
+        raise UsageError(unsupported(node, f"don't compute with {name}"))
+    return DTYPES.index(name)
+
+
+def integer(node: Node, name: str, default: int) -> int:
+    """An attribute that is a whole number."""
+    return node.integers.get(name, (default,))[0]
+
+
+def real(node: Node, name: str, default: float) -> float:
+    """An attribute that is a number."""
+    return node.floats.get(name, (default,))[0]
+
+
+def unsupported(node: Node, why: str) -> str:
+    """What is said of a node that the kernels can't do."""
+    return f"the native kernels {why} (node {node.op} '{node.name}'); choose device 'cpu', which runs it with ONNX Runtime"
+
+
+def call_arguments(words: Array, bases: Sequence[int]) -> tuple[object, ...]:
+    """What the library's `run` takes for a program and the addresses of its segments."""
+    return (
+        ctypes.c_void_p(address_of(words)),
+        ctypes.c_int64(len(words)),
+        (ctypes.c_void_p * max(len(bases), 1))(*bases),
+    )
