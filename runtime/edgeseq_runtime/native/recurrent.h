@@ -41,27 +41,28 @@ typedef struct {
 
 static void activate(float *y, const float *x, int64_t n, activation by) {
     float alpha = by.alpha, beta = by.beta;
-#define EACH(value)                                                                                                                    \
-    INDEPENDENT                                                                                                                        \
-    for (int64_t i = 0; i < n; i++) {                                                                                                  \
-        float v = x[i];                                                                                                                \
-        y[i] = value;                                                                                                                  \
-    }                                                                                                                                  \
+#define ONE_BY_ONE(value)                     \
+    for (int64_t i = 0; i < n; i++) {         \
+        float v = x[i];                       \
+        y[i] = value;                         \
+    }                                         \
     break;
+#define EACH(value) INDEPENDENT ONE_BY_ONE(value)
     switch (by.kind) {
         case SIGMOID: sigmoid_all(y, x, n); break;
         case TANH: tanh_all(y, x, n); break;
-        case RELU: EACH(at_least(0.0f, v))
+        case RELU: ONE_BY_ONE(at_least(0.0f, v))
         case HARD_SIGMOID: EACH(at_most(1.0f, at_least(0.0f, alpha * v + beta)))
         case AFFINE: EACH(alpha * v + beta)
-        case LEAKY_RELU: EACH(v < 0.0f ? alpha * v : v)
-        case ELU: EACH(v < 0.0f ? alpha * expm1f(v) : v)
+        case LEAKY_RELU: ONE_BY_ONE(v < 0.0f ? alpha * v : v)
+        case ELU: ONE_BY_ONE(v < 0.0f ? alpha * expm1f(v) : v)
         case SOFTSIGN: EACH(v / (1.0f + magnitude(v)))
-        case SOFTPLUS: EACH(at_least(0.0f, v) + log1pf(exp_of(-magnitude(v))))
+        case SOFTPLUS: ONE_BY_ONE(at_least(0.0f, v) + log1pf(exp_of(-magnitude(v))))
         case SCALED_TANH: EACH(alpha * tanh_of(beta * v))
-        case THRESHOLDED_RELU: EACH(v < alpha ? 0.0f : v)
+        case THRESHOLDED_RELU: ONE_BY_ONE(v < alpha ? 0.0f : v)
     }
 #undef EACH
+#undef ONE_BY_ONE
 }
 
 /* ---- where things lie in scratch */
