@@ -122,7 +122,7 @@ def _block(value: Value) -> Block:
 def _sliced(writer: Writer, whole: Value, slices: list[Word]) -> Value:
     """The part of a value that a round sees, whose first axis is that of the rounds."""
     segment = writer.segment()
-    first = whole.viewed(whole.array[0])
+    first = whole.viewed(whole.array[0, ...])  # a view even where one element is left
     slices += [segment, first, whole.array.strides[0]]
     return Value(first.array, Block(segment, 0, first.array))
 
