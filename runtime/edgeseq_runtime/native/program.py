@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from edgeseq_runtime.errors import UsageError
-from edgeseq_runtime.native.constants import array_of
+from edgeseq_runtime.native.constants import DTYPES, array_of
 from edgeseq_runtime.native.kernels import Kernels
 from edgeseq_runtime.native.operators.arranging import ARRANGING
 from edgeseq_runtime.native.operators.elementwise import ELEMENTWISE
@@ -19,7 +19,7 @@ from edgeseq_runtime.native.operators.products import PRODUCTS
 from edgeseq_runtime.native.operators.recurrent import RECURRENT
 from edgeseq_runtime.native.operators.reducing import REDUCING
 from edgeseq_runtime.native.values import Block, Value, untouched
-from edgeseq_runtime.native.writer import Operator, Packed, Writer, unsupported
+from edgeseq_runtime.native.writer import DependsOnContents, Operator, Packed, Writer, unsupported
 from edgeseq_runtime.onnx_wire import Graph, Node
 from edgeseq_runtime.tensors.spec import Array
 
@@ -27,7 +27,7 @@ OPERATORS: dict[str, Operator] = {**ARRANGING, **ELEMENTWISE, **REDUCING, **PROD
 KEPT = 32  # programs of a model; the one unused longest makes room for a new one
 _FIRST = 2  # segment of an input
 
-Shapes = tuple[tuple[int, ...], ...]
+Key = tuple[object, ...]
 
 
 class Program(NamedTuple):
@@ -40,6 +40,7 @@ class Program(NamedTuple):
     outputs: tuple[tuple[str, tuple[int, ...], np.dtype[np.generic]], ...]
     segments: int
     nodes: tuple[tuple[int, str], ...]  # where in the words each begins
+    key: Key  # what it was written for
 
     def node_at(self, word: int) -> str:
         """The node that a word belongs to."""
@@ -55,36 +56,66 @@ class Programs:
             if node.domain not in ("", "ai.onnx") or not known:
                 name = f"{node.domain}.{node.op}" if node.domain else node.op
                 raise UsageError(unsupported(node, f"have no operator {name}"))
+        for one in graph.inputs:
+            if one.dtype not in DTYPES:
+                kinds = ", ".join(DTYPES)
+                raise UsageError(f"the native kernels compute with {kinds}, and input '{one.name}' is {one.dtype}; choose device 'cpu'")
         self._graph = graph
         self._kernels = kernels
         self._constants = {id(one): {name: array_of(tensor) for name, tensor in one.tensors.items()} for one in _graphs(graph)}
         self._packed: dict[object, Packed] = {}
-        self._made: OrderedDict[Shapes, Program] = OrderedDict()
+        self._made: OrderedDict[Key, Program] = OrderedDict()
         self._lock = threading.Lock()
+        self.reads: tuple[str, ...] = ()  # inputs whose contents set sizes, as lengths do; a program is for what they hold
+
+    def key_of(self, inputs: Mapping[str, Array]) -> Key:
+        """What the program for these inputs depends on."""
+        shapes = tuple(inputs[one.name].shape for one in self._graph.inputs)
+        return (*shapes, *(inputs[name].tobytes() for name in self.reads))
 
     def at(self, inputs: Mapping[str, Array]) -> Program:
-        """The program for inputs of these shapes.
+        """The program for inputs of these shapes, and of these contents where sizes depend on them.
 
         Raises:
             UsageError: a node asks for what the kernels don't do.
-            InputError: a size depends on what the inputs hold, or these sizes can't be computed.
+            InputError: a size depends on more than lengths, or these sizes can't be computed.
         """
-        shapes = tuple(inputs[one.name].shape for one in self._graph.inputs)
         with self._lock:
-            if shapes not in self._made:
-                self._made[shapes] = self._written(shapes)
-                if len(self._made) > KEPT:
-                    self._made.popitem(last=False)
-            self._made.move_to_end(shapes)
-            return self._made[shapes]
+            key = self.key_of(inputs)
+            if key not in self._made:
+                self._keep(self._written(inputs) if self.reads else self._first(inputs))
+                key = self.key_of(inputs)
+            self._made.move_to_end(key)
+            return self._made[key]
 
-    def _written(self, shapes: Shapes) -> Program:
+    def _keep(self, program: Program) -> None:
+        self._made[program.key] = program
+        if len(self._made) > KEPT:
+            self._made.popitem(last=False)
+
+    def _first(self, inputs: Mapping[str, Array]) -> Program:
+        """A program that depends on shapes alone; else on what as few inputs hold as can be, of those that may be lengths."""
+        may_be_read = [name for name, array in inputs.items() if array.ndim <= 1 and array.dtype.kind == "i"]
+        for reads in ((), *((name,) for name in may_be_read), tuple(may_be_read)):
+            try:
+                program = self._written(inputs, reads)
+            except DependsOnContents as error:
+                problem = error
+            else:
+                self.reads = tuple(reads)
+                return program._replace(key=self.key_of(inputs))
+        raise problem
+
+    def _written(self, inputs: Mapping[str, Array], reads: Sequence[str] | None = None) -> Program:
         graph = self._graph
         first_output = _FIRST + len(graph.inputs)
         writer = Writer(self._kernels, OPERATORS, LOOPS, self._constants, self._packed, first_output + len(graph.outputs))
+        reads = self.reads if reads is None else reads
         names = {
-            one.name: _outside(_FIRST + index, shape, one.dtype)
-            for index, (one, shape) in enumerate(zip(graph.inputs, shapes, strict=True))
+            one.name: writer.constant(inputs[one.name].copy())
+            if one.name in reads
+            else _outside(_FIRST + index, inputs[one.name].shape, one.dtype)
+            for index, one in enumerate(graph.inputs)
         }
         results = writer.graph(graph, names).results
         for index, value in enumerate(results):
@@ -98,6 +129,7 @@ class Programs:
             outputs=tuple((name, value.array.shape, value.array.dtype) for name, value in outputs),
             segments=writer.segments,
             nodes=tuple(writer.nodes),
+            key=self.key_of(inputs),
         )
 
 

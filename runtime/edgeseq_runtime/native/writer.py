@@ -97,6 +97,8 @@ class Writer:
             self._made = []
             self.nodes.append((len(self.words), f"{node.op} '{node.name}'"))
             results = self._node(node, [names[name] if name else None for name in node.inputs], names)
+            if any(node.outputs[len(results) :]):
+                raise UsageError(unsupported(node, f"give no more than {len(results)} of its results"))
             for name, value in zip(node.outputs, results, strict=False):
                 names[name] = value
                 if value.block is not None and name:
@@ -143,7 +145,8 @@ class Writer:
         try:
             results = write()
             if self.words:
-                failed = self.kernels.run(*call_arguments(np.array(self.words, np.int64), [0]))
+                written = np.array(self.words, np.int64)
+                failed = self.kernels.run(*call_arguments(written, [0]))
                 results = [Value(np.array(result.array)) for result in results]
         finally:
             self.words, self._at_once = words, False

@@ -24,6 +24,13 @@ def identity(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     return [required(inputs, 0, node)]
 
 
+def dropout(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
+    training = given(inputs, 2)
+    if training is not None and known(training, node, "whether the model is in training").any():
+        raise UsageError(unsupported(node, "drop nothing out: the model is in training mode"))
+    return [required(inputs, 0, node)]
+
+
 def shape(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     dims = required(inputs, 0, node).array.shape
     start, end = integer(node, "start", 0), integer(node, "end", len(dims))
@@ -269,7 +276,7 @@ def _integers(array: Array) -> list[int]:
 
 ARRANGING = {
     "Identity": identity,
-    "Dropout": identity,
+    "Dropout": dropout,
     "Shape": shape,
     "Size": size,
     "Constant": constant,

@@ -14,6 +14,7 @@ from edgeseq_runtime.native.writer import (
     Writer,
     broadcast,
     given,
+    integer,
     known,
     merged,
     real,
@@ -141,12 +142,21 @@ def power(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     return [pair_result(writer, node, base, writer.constant(exponent.astype(base.array.dtype)), "POWER")]
 
 
+def modulo(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
+    first, second = required(inputs, 0, node), required(inputs, 1, node)
+    if (first.array.dtype == np.float32) != bool(integer(node, "fmod", 0)):
+        raise UsageError(
+            unsupported(node, "give remainders of floats the sign of the dividend, and those of whole numbers the divisor's")
+        )
+    return [pair_result(writer, node, first, second, "MODULO")]
+
+
 def clip(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     value = required(inputs, 0, node)
     low, high = given(inputs, 1), given(inputs, 2)
     if value.array.dtype == np.float32 and all(one is None or one.constant for one in (low, high)):
-        bounds = [float(one.array.reshape(())) if one else far for one, far in ((low, -np.inf), (high, np.inf))]
-        return [unary_result(writer, node, value, "CLIP", *bounds)]
+        least, most = (float(one.array.reshape(())) if one else far for one, far in ((low, -np.inf), (high, np.inf)))
+        return [unary_result(writer, node, value, "CLIP", min(least, most), most)]
     for bound, kind in ((low, "MAXIMUM"), (high, "MINIMUM")):
         value = value if bound is None else pair_result(writer, node, value, bound, kind)
     return [value]
@@ -197,6 +207,7 @@ ELEMENTWISE: dict[str, Operator] = {
     **{op: _binary(op) for op in BINARY},
     **{op: _compare(op) for op in COMPARE},
     "Add": add,
+    "Mod": modulo,
     "Pow": power,
     "Clip": clip,
     "Gelu": gelu,

@@ -41,7 +41,7 @@ def reduced(writer: Writer, node: Node, value: Value, axes: Sequence[int], kind:
         return whole.viewed(whole.array.reshape(result_dims))
     if n == 0:
         raise UsageError(unsupported(node, "don't reduce an axis of size 0"))
-    if value.array.dtype != np.float32 and kind not in _OF_WHOLE_NUMBERS:
+    if value.array.dtype != np.float32 and (kind not in _OF_WHOLE_NUMBERS or value.array.dtype == np.bool_):
         raise UsageError(unsupported(node, f"don't compute this with {value.array.dtype}"))
     if over == list(range(over[0], over[-1] + 1)):
         source = writer.contiguous(value)
