@@ -58,8 +58,8 @@ class Programs:
                 raise UsageError(unsupported(node, f"have no operator {name}"))
         for one in graph.inputs:
             if one.dtype not in DTYPES:
-                kinds = ", ".join(DTYPES)
-                raise UsageError(f"the native kernels compute with {kinds}, and input '{one.name}' is {one.dtype}; choose device 'cpu'")
+                names = ", ".join(DTYPES)
+                raise UsageError(f"the native kernels compute with {names}, and input '{one.name}' is {one.dtype}; use device 'cpu'")
         self._graph = graph
         self._kernels = kernels
         self._constants = {id(one): {name: array_of(tensor) for name, tensor in one.tensors.items()} for one in _graphs(graph)}
