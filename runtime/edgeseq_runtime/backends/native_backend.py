@@ -34,6 +34,7 @@ class BoundCall:
         self._arrays = (arrays, scratch)  # keeps the memory alive that the segments point to
         self._program = program
         self._run = run
+        self.key = program.key
         segments = (ctypes.c_void_p * program.segments)(None, address_of(scratch), *map(address_of, arrays))
         words = program.words
         self._arguments = (ctypes.c_void_p(address_of(words)), ctypes.c_int64(len(words)), segments)
@@ -54,6 +55,32 @@ class BoundCall:
         return {name: array.copy() for name, array in self._computed.items()}
 
 
+class RereadCall:
+    """A call of a model whose sizes depend on what inputs hold, such as lengths: it looks at them each time.
+
+    Bound outputs have sizes that don't depend on them.
+    """
+
+    def __init__(self, model: NativeModel, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> None:
+        self._model = model
+        self._inputs, self._outputs = dict(inputs), dict(outputs)
+        self._call = model.call(inputs, outputs)
+
+    def __call__(self) -> None:
+        """Compute the outputs from what the bound inputs hold now.
+
+        Raises:
+            InputError: they can't be computed.
+        """
+        if self._model.programs.key_of(self._inputs) != self._call.key:
+            self._call = self._model.call(self._inputs, self._outputs)
+        self._call()
+
+    def computed(self) -> dict[str, Array]:
+        """The outputs of the last call that were bound to None, as arrays of the caller's own."""
+        return self._call.computed()
+
+
 class NativeModel:
     """A model that edgeseq's own kernels run, on one thread a call. Calls from several threads are safe."""
 
@@ -61,7 +88,7 @@ class NativeModel:
         self, graph_inputs: tuple[ValueInfo, ...], graph_outputs: tuple[ValueInfo, ...], programs: Programs, own: Kernels
     ) -> None:
         self._inputs, self._outputs = graph_inputs, graph_outputs
-        self._programs = programs
+        self.programs = programs
         self._run = own.run
         self.version = version()
         self.providers: tuple[str, ...] = ("Native",)
@@ -84,14 +111,19 @@ class NativeModel:
             InputError: they can't be computed on: a size depends on what they hold, or an index is out of range.
         """
         given = {one.name: np.ascontiguousarray(inputs[one.name]).reshape(inputs[one.name].shape) for one in self._inputs}
-        program = self._programs.at(given)
+        program = self.programs.at(given)
         outputs = {name: np.empty(shape, dtype) for name, shape, dtype in program.outputs}
         BoundCall(self._run, program, given, outputs)()
         return outputs
 
-    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> BoundCall:
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> BoundCall | RereadCall:
         """A call that reads and writes these arrays, which must be C-contiguous."""
-        return BoundCall(self._run, self._programs.at(inputs), inputs, outputs)
+        call = self.call(inputs, outputs)
+        return RereadCall(self, inputs, outputs) if self.programs.reads else call
+
+    def call(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> BoundCall:
+        """A call for what the inputs hold now, where sizes depend on it."""
+        return BoundCall(self._run, self.programs.at(inputs), inputs, outputs)
 
     def buffer(self, name: str, array: Array) -> HostBuffer:
         """A state that is kept in an array."""

@@ -57,41 +57,32 @@ static int64_t run_unary(operands given) {
     return 0;
 }
 
-// Two operands whose outer axes turn, and their last axis with strides of 0, 1 or any.
-#define PAIRS(type, result_type, result)                                                                     \
+// Two operands whose outer axes turn, and their last axis by steps of their own.
+#define ALONG(step_a, step_b, result)                                                                        \
+    for (int64_t i = 0; i < length; i++) {                                                                   \
+        __auto_type a = p[i * (step_a)];                                                                     \
+        __auto_type b = q[i * (step_b)];                                                                     \
+        (void)a, (void)b;                                                                                    \
+        y[i] = (result);                                                                                     \
+    }
+#define PAIRS(type, result_type, loops)                                                                      \
     {                                                                                                        \
         result_type *out = PLACE(result_type, 0);                                                            \
         const type *in0 = PLACE(const type, 1), *in1 = PLACE(const type, 2);                                 \
         do {                                                                                                 \
             result_type *restrict y = out;                                                                   \
             const type *restrict p = in0 + offsets[0], *restrict q = in1 + offsets[1];                       \
-            if (step0 == 1 && step1 == 1) {                                                                  \
-                for (int64_t i = 0; i < length; i++) {                                                       \
-                    const type a = p[i], b = q[i];                                                           \
-                    y[i] = (result);                                                                         \
-                }                                                                                            \
-            } else if (step0 == 1 && step1 == 0) {                                                           \
-                const type b = *q;                                                                           \
-                for (int64_t i = 0; i < length; i++) {                                                       \
-                    const type a = p[i];                                                                     \
-                    y[i] = (result);                                                                         \
-                }                                                                                            \
-            } else if (step0 == 0 && step1 == 1) {                                                           \
-                const type a = *p;                                                                           \
-                for (int64_t i = 0; i < length; i++) {                                                       \
-                    const type b = q[i];                                                                     \
-                    y[i] = (result);                                                                         \
-                }                                                                                            \
-            } else {                                                                                         \
-                for (int64_t i = 0; i < length; i++) {                                                       \
-                    const type a = p[i * step0], b = q[i * step1];                                           \
-                    y[i] = (result);                                                                         \
-                }                                                                                            \
-            }                                                                                                \
+            loops                                                                                            \
             out += length;                                                                                   \
         } while (turned(&at, offsets, strides, 2, axes));                                                    \
     }                                                                                                        \
     break;
+// For floats the usual steps, 0 and 1, have loops of their own, which become vector code; whole numbers are few.
+#define REALS(result_type, result)                                                                           \
+    PAIRS(float, result_type,                                                                                \
+          if (step0 == 1 && step1 == 1) ALONG(1, 1, result) else if (step0 == 1 && step1 == 0) ALONG(1, 0, result) \
+          else if (step0 == 0 && step1 == 1) ALONG(0, 1, result) else ALONG(step0, step1, result))
+#define WHOLES(type, result_type, result) PAIRS(type, result_type, ALONG(step0, step1, result))
 
 #define PAIR_OPERANDS                                                                                        \
     const int64_t type = NUMBER(4), axes = NUMBER(5);                                                        \
@@ -137,10 +128,10 @@ static int64_t run_binary(operands given) {
     }
     switch (kind * 4 + type) {
 #define CASE(name, real, whole)                                       \
-    case BINARY_##name * 4 + FLOAT32: PAIRS(float, float, real)       \
-    case BINARY_##name * 4 + INT64: PAIRS(int64_t, int64_t, whole)    \
-    case BINARY_##name * 4 + INT32: PAIRS(int32_t, int32_t, whole)    \
-    case BINARY_##name * 4 + BOOL: PAIRS(uint8_t, uint8_t, whole)
+    case BINARY_##name * 4 + FLOAT32: REALS(float, real)              \
+    case BINARY_##name * 4 + INT64: WHOLES(int64_t, int64_t, whole)   \
+    case BINARY_##name * 4 + INT32: WHOLES(int32_t, int32_t, whole)   \
+    case BINARY_##name * 4 + BOOL: WHOLES(uint8_t, uint8_t, whole)
         BINARY_KINDS(CASE)
 #undef CASE
     }
@@ -164,10 +155,10 @@ static int64_t run_compare(operands given) {
     PAIR_OPERANDS;
     switch (kind * 4 + type) {
 #define CASE(name, result)                                             \
-    case COMPARE_##name * 4 + FLOAT32: PAIRS(float, uint8_t, result)   \
-    case COMPARE_##name * 4 + INT64: PAIRS(int64_t, uint8_t, result)   \
-    case COMPARE_##name * 4 + INT32: PAIRS(int32_t, uint8_t, result)   \
-    case COMPARE_##name * 4 + BOOL: PAIRS(uint8_t, uint8_t, result)
+    case COMPARE_##name * 4 + FLOAT32: REALS(uint8_t, result)          \
+    case COMPARE_##name * 4 + INT64: WHOLES(int64_t, uint8_t, result)  \
+    case COMPARE_##name * 4 + INT32: WHOLES(int32_t, uint8_t, result)  \
+    case COMPARE_##name * 4 + BOOL: WHOLES(uint8_t, uint8_t, result)
         COMPARE_KINDS(CASE)
 #undef CASE
     }

@@ -48,7 +48,7 @@ static inline odometer odometer_over(int64_t axes, const int64_t *sizes) {
 }
 
 // Moves on, and the offsets of `count` operands with it; their strides are one list after the other, `rank` numbers each. False at the end.
-static inline int turned(odometer *at, int64_t *offsets, const int64_t *strides, int64_t count, int64_t rank) {
+static __attribute__((noinline)) int turned(odometer *at, int64_t *offsets, const int64_t *strides, int64_t count, int64_t rank) {
     for (int64_t axis = at->axes - 1; axis >= 0; axis--) {
         for (int64_t one = 0; one < count; one++) offsets[one] += strides[one * rank + axis];
         if (++at->index[axis] < at->sizes[axis]) return 1;

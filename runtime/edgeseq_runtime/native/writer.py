@@ -356,14 +356,18 @@ def broadcast(value: Value, shape: Sequence[int]) -> Value:
     return value.viewed(np.broadcast_to(value.array, shape))
 
 
+class DependsOnContents(InputError):
+    """A size depends on what the inputs hold, not on their sizes alone."""
+
+
 def known(value: Value | None, node: Node, what: str) -> Array:
     """What a value holds, where that has to be known beforehand.
 
     Raises:
-        InputError: it depends on what the inputs hold.
+        DependsOnContents: it depends on what the inputs hold.
     """
     if value is None or not value.constant:
-        raise InputError(unsupported(node, f"need to know {what} beforehand, and here it depends on what the inputs hold"))
+        raise DependsOnContents(unsupported(node, f"need to know {what} beforehand, and here it depends on what the inputs hold"))
     return value.array
 
 

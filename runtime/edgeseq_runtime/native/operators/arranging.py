@@ -144,8 +144,12 @@ def split(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
 
 def concat(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     values = [value for value in inputs if value is not None]
+    return [_joined(writer, values, integer(node, "axis", 0) % values[0].array.ndim)]
+
+
+def _joined(writer: Writer, values: Sequence[Value], axis: int) -> Value:
+    """Write values one after the other along an axis."""
     first = values[0].array
-    axis = integer(node, "axis", 0) % first.ndim
     dims = list(first.shape)
     dims[axis] = sum(value.array.shape[axis] for value in values)
     made = writer.new(dims, first.dtype)
@@ -154,7 +158,7 @@ def concat(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
         end = start + value.array.shape[axis]
         writer.copy(made.viewed(made.array[_cut(axis, start, end, 1, dims[axis])]), value)
         start = end
-    return [made]
+    return made
 
 
 def tile(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
@@ -168,16 +172,34 @@ def tile(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
 def pad(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     value = required(inputs, 0, node)
     mode = node.texts.get("mode", "constant")
-    if mode != "constant":
-        raise UsageError(unsupported(node, f"don't pad by '{mode}'"))
     amounts = _integers(known(given(inputs, 1), node, "the pads"))
     axes = given(inputs, 3)
     chosen = list(range(value.array.ndim)) if axes is None else _integers(known(axes, node, "the axes"))
-    fill = given(inputs, 2)
     before, after = [0] * value.array.ndim, [0] * value.array.ndim
     for index, axis in enumerate(chosen):
         before[axis], after[axis] = amounts[index], amounts[len(chosen) + index]
-    return [padded(writer, value, before, after, fill)]
+    if mode == "constant":
+        return [padded(writer, value, before, after, given(inputs, 2))]
+    for axis, (ahead, behind) in enumerate(zip(before, after, strict=True)):
+        if ahead or behind:
+            value = _joined(writer, _with_borders(node, value, axis, ahead, behind, mode), axis)
+    return [value]
+
+
+def _with_borders(node: Node, value: Value, axis: int, before: int, after: int, mode: str) -> list[Value]:
+    """A value and what goes before and after it along an axis: its own elements again."""
+    length = value.array.shape[axis]
+    most = {"edge": math.inf if length else 0, "reflect": length - 1, "wrap": length}.get(mode)
+    if most is None or min(before, after) < 0 or max(before, after) > most:
+        raise UsageError(unsupported(node, f"don't pad an axis of {length} by '{mode}' with {before} before and {after} after"))
+    turned = np.moveaxis(value.array, axis, 0)
+    if mode == "edge":
+        ends = [np.broadcast_to(turned[0], (before, *turned.shape[1:])), np.broadcast_to(turned[-1], (after, *turned.shape[1:]))]
+    elif mode == "reflect":
+        ends = [turned[1 : before + 1][::-1], turned[length - 1 - after : length - 1][::-1]]
+    else:
+        ends = [turned[length - before :], turned[:after]]
+    return [value.viewed(np.moveaxis(part, 0, axis)) for part in (ends[0], turned, ends[1])]
 
 
 def padded(writer: Writer, value: Value, before: Sequence[int], after: Sequence[int], fill: Value | None) -> Value:
