@@ -59,7 +59,9 @@ class Programs:
         for one in graph.inputs:
             if one.dtype not in DTYPES:
                 names = ", ".join(DTYPES)
-                raise UsageError(f"the native kernels compute with {names}, and input '{one.name}' is {one.dtype}; use device 'cpu'")
+                raise UsageError(
+                    f"the native kernels compute with {names}, and input '{one.name}' is {one.dtype}; use device 'cpu'"
+                )
         self._graph = graph
         self._kernels = kernels
         self._constants = {id(one): {name: array_of(tensor) for name, tensor in one.tensors.items()} for one in _graphs(graph)}
