@@ -467,6 +467,7 @@ def test_the_kernels_are_there_and_say_what_made_them(fresh_process):
     assert made.path.parent.parts[-2:] == ("edgeseq", "native")
 
 
+@pytest.mark.slow
 def test_a_cache_that_can_not_be_used_is_said_in_a_warning(fresh_process, monkeypatch, tmp_path):
     (tmp_path / "edgeseq").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
