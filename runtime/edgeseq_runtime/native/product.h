@@ -19,40 +19,47 @@
 #define TILE_ROWS 3
 #endif
 
-/* Inputs of which a panel's weights stay in the nearest cache for all tiles of rows; and rows whose inputs stay in the next one. */
-#define BLOCK_INPUTS 256
-#define BLOCK_ROWS 96
+/* Inputs and rows that are gone through at once: a panel's weights for these inputs, and these rows' inputs, stay in a near cache. With
+ * vectors as wide as a line of the cache, the panel's is the second one. */
+#define BLOCK_INPUTS (LANES == 16 ? 512 : 192)
+#define BLOCK_ROWS 192
+
+/* One row takes two panels at a time, where the sums of one alone would wait for each other longer than for the weights. */
+#define PAIRED (LANES < 16)
+
+/* Weights of fewer floats stay in a near cache whole. */
+#define LARGE 32768
 
 /* y[r, :] = start[r, :] + x[r, :] W for `rows` rows and `vectors` vectors of one panel, which both are constants where this is
  * inlined, as is `chains`: the number of partial sums an output has. Few vectors alone would wait for each sum before the next. */
 INLINE void tile(const int rows, const int vectors, const int chains, float *y, int64_t y_stride, const float *start,
                  int64_t start_stride, const float *x, int64_t x_stride, int64_t inputs, const float *panel) {
     floats sums[TILE_ROWS][VECTORS];
-#pragma GCC unroll 8
+    UNROLLED
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
+        UNROLLED
         for (int v = 0; v < vectors * chains; v++) sums[r][v] = v < vectors ? load(start + r * start_stride + v * LANES) : (floats){0};
     int64_t k = 0;
     for (; k + chains <= inputs; k += chains)
-#pragma GCC unroll 8
+        UNROLLED
         for (int c = 0; c < chains; c++)
-#pragma GCC unroll 8
+            UNROLLED
             for (int v = 0; v < vectors; v++) {
                 floats weights = load(panel + (k + c) * PANEL + v * LANES);
-#pragma GCC unroll 8
+                UNROLLED
                 for (int r = 0; r < rows; r++) sums[r][c * vectors + v] += x[r * x_stride + k + c] * weights;
             }
     for (; k < inputs; k++)
-#pragma GCC unroll 8
+        UNROLLED
         for (int v = 0; v < vectors; v++)
-#pragma GCC unroll 8
+            UNROLLED
             for (int r = 0; r < rows; r++) sums[r][v] += x[r * x_stride + k] * load(panel + k * PANEL + v * LANES);
-#pragma GCC unroll 8
+    UNROLLED
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
+        UNROLLED
         for (int v = 0; v < vectors; v++) {
             floats sum = sums[r][v];
-#pragma GCC unroll 8
+            UNROLLED
             for (int c = 1; c < chains; c++) sum += sums[r][c * vectors + v];
             store(y + r * y_stride + v * LANES, sum);
         }
@@ -89,29 +96,78 @@ static void part_tile(int64_t outputs, int rows, float *y, int64_t y_stride, con
     for (int r = 0; r < rows; r++) memcpy(y + r * y_stride, part[r], outputs * sizeof(float));
 }
 
+typedef struct {
+    float *y;
+    int64_t y_stride;
+    const float *start;
+    int64_t start_stride;
+    const float *x;
+    int64_t x_stride, rows, K;
+    const float *packed;
+    int64_t N;
+} multiplication;
+
+/* The outputs from n on of one panel, for the rows from row to end - 1. */
+static void one_panel(const multiplication *of, int64_t n, int64_t row, int64_t end) {
+    int64_t k = 0;
+    do {
+        int64_t inputs = of->K - k < BLOCK_INPUTS ? of->K - k : BLOCK_INPUTS;
+        const float *panel = of->packed + n * of->K + k * PANEL;
+        /* Tiles of sizes as even as can be: 7 rows are 4 and 3, not 6 and 1. */
+        int64_t tiles = (end - row + TILE_ROWS - 1) / TILE_ROWS;
+        for (int64_t r = row; r < end; tiles--) {
+            int height = (int)((end - r + tiles - 1) / tiles);
+            float *y = of->y + r * of->y_stride + n;
+            const float *start = k ? y : of->start + r * of->start_stride + n, *x = of->x + r * of->x_stride + k;
+            int64_t start_stride = k ? of->y_stride : of->start_stride;
+            if (of->N - n >= PANEL) whole_tile(height, y, of->y_stride, start, start_stride, x, of->x_stride, inputs, panel);
+            else part_tile(of->N - n, height, y, of->y_stride, start, start_stride, x, of->x_stride, inputs, panel);
+            r += height;
+        }
+        k += inputs;
+    } while (k < of->K);
+}
+
+/* The outputs from n on of two whole panels, for one row. */
+static void two_panels(const multiplication *of, int64_t n, int64_t row) {
+    float *y = of->y + row * of->y_stride + n;
+    const float *start = of->start + row * of->start_stride + n, *x = of->x + row * of->x_stride;
+    const float *panels[2] = {of->packed + n * of->K, of->packed + (n + PANEL) * of->K};
+    floats sums[2][VECTORS];
+    UNROLLED
+    for (int p = 0; p < 2; p++)
+        UNROLLED
+        for (int v = 0; v < VECTORS; v++) sums[p][v] = load(start + p * PANEL + v * LANES);
+    for (int64_t k = 0; k < of->K; k++)
+        UNROLLED
+        for (int p = 0; p < 2; p++)
+            UNROLLED
+            for (int v = 0; v < VECTORS; v++) sums[p][v] += x[k] * load(panels[p] + k * PANEL + v * LANES);
+    UNROLLED
+    for (int p = 0; p < 2; p++)
+        UNROLLED
+        for (int v = 0; v < VECTORS; v++) store(y + p * PANEL + v * LANES, sums[p][v]);
+}
+
+/* Whether large weights are to be read from their last panel to the first: every second time, so that where they are larger than a
+ * cache, what was read last and is still there is read first. */
+static int is_backwards(const float *packed) {
+    static _Thread_local unsigned char turns[256];
+    return turns[((uint64_t)(uintptr_t)packed >> 6) * 0x9e3779b97f4a7c15u >> 56] ^= 1;
+}
+
 /* For each row r < rows and output n < N: y[r, n] = start[r, n] + sum over k < K of x[r, k] W[k, n]. */
-static void product_from(float *y, int64_t y_stride, const float *start, int64_t start_stride, const float *x, int64_t x_stride,
-                         int64_t rows, int64_t K, const float *packed, int64_t N) {
-    for (int64_t row = 0; row < rows; row += BLOCK_ROWS) {
-        int64_t end = rows - row < BLOCK_ROWS ? rows : row + BLOCK_ROWS;
-        for (int64_t n = 0; n < N; n += PANEL) {
-            int64_t k = 0;
-            do {
-                int64_t inputs = K - k < BLOCK_INPUTS ? K - k : BLOCK_INPUTS;
-                const float *panel = packed + n * K + k * PANEL;
-                /* Tiles of sizes as even as can be: 7 rows are 4 and 3, not 6 and 1. */
-                int64_t tiles = (end - row + TILE_ROWS - 1) / TILE_ROWS;
-                for (int64_t r = row; r < end; tiles--) {
-                    int height = (int)((end - r + tiles - 1) / tiles);
-                    float *to = y + r * y_stride + n;
-                    const float *from = k ? to : start + r * start_stride + n;
-                    int64_t from_stride = k ? y_stride : start_stride;
-                    if (N - n >= PANEL) whole_tile(height, to, y_stride, from, from_stride, x + r * x_stride + k, x_stride, inputs, panel);
-                    else part_tile(N - n, height, to, y_stride, from, from_stride, x + r * x_stride + k, x_stride, inputs, panel);
-                    r += height;
-                }
-                k += inputs;
-            } while (k < K);
+static void multiply(const multiplication *of) {
+    int64_t panels = (of->N + PANEL - 1) / PANEL, whole = of->N / PANEL;
+    int backwards = of->K * of->N >= LARGE && is_backwards(of->packed);
+    for (int64_t row = 0; row < of->rows; row += BLOCK_ROWS, backwards ^= 1) {
+        int64_t end = of->rows - row < BLOCK_ROWS ? of->rows : row + BLOCK_ROWS;
+        for (int64_t first = 0, last = panels; first < last;) {
+            if (PAIRED && end - row == 1 && last - first > 1 && (backwards ? last : first + 2) <= whole) {
+                two_panels(of, (backwards ? last - 2 : first) * PANEL, row);
+                if (backwards) last -= 2;
+                else first += 2;
+            } else one_panel(of, (backwards ? --last : first++) * PANEL, row, end);
         }
     }
 }
@@ -119,18 +175,14 @@ static void product_from(float *y, int64_t y_stride, const float *start, int64_t
 /* y[r * y_stride + n] = bias[n] + sum over k of x[r * x_stride + k] W[k, n]; no bias: NULL. y and x are aligned to 4 bytes. */
 static void product(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, int64_t K, const float *packed,
                     int64_t N, const float *bias) {
-    if (bias) {
-        product_from(y, y_stride, bias, 0, x, x_stride, rows, K, packed, N);
-        return;
-    }
-    for (int64_t r = 0; r < rows; r++) memset(y + r * y_stride, 0, N * sizeof(float));
-    product_from(y, y_stride, y, y_stride, x, x_stride, rows, K, packed, N);
+    for (int64_t r = 0; !bias && r < rows; r++) memset(y + r * y_stride, 0, N * sizeof(float));
+    multiply(&(multiplication){y, y_stride, bias ? bias : y, bias ? 0 : y_stride, x, x_stride, rows, K, packed, N});
 }
 
 /* y[r * y_stride + n] += sum over k of x[r * x_stride + k] W[k, n] */
 static void product_onto(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, int64_t K, const float *packed,
                          int64_t N) {
-    product_from(y, y_stride, y, y_stride, x, x_stride, rows, K, packed, N);
+    multiply(&(multiplication){y, y_stride, y, y_stride, x, x_stride, rows, K, packed, N});
 }
 
 #endif

@@ -128,8 +128,16 @@ static void gather(float *to, const float *from, int64_t B, int64_t H, int64_t w
     for (int64_t b = 0; b < B; b++) memcpy(to + b * H, from + b * width, H * sizeof(float));
 }
 
+/* Writes the products of rows of x with the input's weights, and the biases, where the gates begin. */
+typedef void product_of_inputs(const recurrence *of, const places *at, int64_t gates, const float *x, int64_t rows);
+
+static void float_inputs(const recurrence *of, const places *at, int64_t gates, const float *x, int64_t rows) {
+    product(at->gates, at->row, x, of->I, rows, of->I, of->w, gates * of->H, of->bias);
+}
+
 /* The products with the inputs for steps s to end - 1. Returns the gates of step s, and in *step what leads to the next step's. */
-static const float *gates_of_inputs(const recurrence *of, const places *at, int64_t gates, int64_t s, int64_t end, int64_t *step) {
+static const float *gates_of_inputs(const recurrence *of, const places *at, int64_t gates, product_of_inputs *multiply, int64_t s, int64_t end,
+                                    int64_t *step) {
     int64_t rows = (end - s) * of->B, size = of->B * of->I;
     const float *x = of->x + (of->backwards ? of->T - end : s) * size;
     if (of->backwards && of->lengths) {
@@ -142,7 +150,7 @@ static const float *gates_of_inputs(const recurrence *of, const places *at, int6
             }
         x = at->inputs;
     }
-    product(at->gates, at->row, x, of->I, rows, of->I, of->w, gates * of->H, of->bias);
+    multiply(of, at, gates, x, rows);
     *step = of->backwards ? -of->B * at->row : of->B * at->row;
     return of->backwards ? at->gates + (end - 1 - s) * of->B * at->row : at->gates;
 }
@@ -150,7 +158,7 @@ static const float *gates_of_inputs(const recurrence *of, const places *at, int6
 /* One step of the sequences b to end - 1, whose gates so far come from the inputs. */
 typedef void step_of(const recurrence *of, const places *at, float *gates, int64_t b, int64_t end);
 
-static void recur(const recurrence *of, int64_t gates, step_of *step_of_cell) {
+static void recur(const recurrence *of, int64_t gates, product_of_inputs *multiply, step_of *step_of_cell) {
     places at = places_of(of->scratch, gates, of->T, of->B, of->I, of->H);
     int64_t B = of->B, H = of->H;
     spread(at.state, of->h0, B, H, at.width);
@@ -158,7 +166,7 @@ static void recur(const recurrence *of, int64_t gates, step_of *step_of_cell) {
     if (of->peepholes) spread(at.peepholes, of->peepholes, 3, H, at.width);
     for (int64_t s = 0; s < of->T; s += at.steps) {
         int64_t end = of->T - s < at.steps ? of->T : s + at.steps, step;
-        float *now = (float *)gates_of_inputs(of, &at, gates, s, end, &step);
+        float *now = (float *)gates_of_inputs(of, &at, gates, multiply, s, end, &step);
         for (int64_t i = s; i < end; i++, now += step)
             for (int64_t b = 0; b < B;) {
                 if (i >= length_of(of, b)) {
@@ -211,14 +219,19 @@ static void lstm_gates(const recurrence *of, const float *peepholes, float *gate
     for (int64_t j = 0; j < H; j++) state[j] *= o[j];
 }
 
-static void lstm_step(const recurrence *of, const places *at, float *gates, int64_t b, int64_t end) {
-    product_onto(gates + b * at->row, at->row, at->state + b * at->width, at->width, end - b, of->H, of->r, 4 * of->H);
+/* What follows the products of an LSTM's step. */
+static void lstm_cells(const recurrence *of, const places *at, float *gates, int64_t b, int64_t end) {
     int usual = is_usual(of->f, of->g) && of->h.kind == TANH && !of->peepholes;
     for (; b < end; b++) {
         float *own = gates + b * at->row, *state = at->state + b * at->width, *cell = at->cell + b * at->width;
         if (usual) usual_lstm_gates(own, state, cell, of->H, at->width);
         else lstm_gates(of, of->peepholes ? at->peepholes : NULL, own, state, cell, at->width);
     }
+}
+
+static void lstm_step(const recurrence *of, const places *at, float *gates, int64_t b, int64_t end) {
+    product_onto(gates + b * at->row, at->row, at->state + b * at->width, at->width, end - b, of->H, of->r, 4 * of->H);
+    lstm_cells(of, at, gates, b, end);
 }
 
 /* h = (1 - z) g + z h = g + z (h - g) */
@@ -270,8 +283,8 @@ static void rnn_step(const recurrence *of, const places *at, float *gates, int64
     for (; b < end; b++) activate(at->state + b * at->width, gates + b * at->row, of->H, of->f);
 }
 
-static void lstm(const recurrence *of) { recur(of, 4, lstm_step); }
-static void gru(const recurrence *of) { recur(of, 3, of->linear_before_reset ? gru_step_after_product : gru_step_before_product); }
-static void rnn(const recurrence *of) { recur(of, 1, rnn_step); }
+static void lstm(const recurrence *of) { recur(of, 4, float_inputs, lstm_step); }
+static void gru(const recurrence *of) { recur(of, 3, float_inputs, of->linear_before_reset ? gru_step_after_product : gru_step_before_product); }
+static void rnn(const recurrence *of) { recur(of, 1, float_inputs, rnn_step); }
 
 #endif

@@ -20,11 +20,14 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Before a loop of which no turn reads what another writes (writing over its own input is fine). */
+/* INDEPENDENT: before a loop of which no turn reads what another writes (writing over its own input is fine).
+ * UNROLLED: before a short loop that is to leave only its turns, so that the vectors it works on stay in registers. */
 #if defined(__clang__)
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#define UNROLLED _Pragma("clang loop unroll(full)")
 #else
 #define INDEPENDENT _Pragma("GCC ivdep")
+#define UNROLLED _Pragma("GCC unroll 8")
 #endif
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
