@@ -157,7 +157,7 @@ static int is_backwards(const float *packed) {
 }
 
 /* For each row r < rows and output n < N: y[r, n] = start[r, n] + sum over k < K of x[r, k] W[k, n]. */
-static void multiply(const multiplication *of) {
+static void multiply_rows(const multiplication *of) {
     int64_t panels = (of->N + PANEL - 1) / PANEL, whole = of->N / PANEL;
     int backwards = of->K * of->N >= LARGE && is_backwards(of->packed);
     for (int64_t row = 0; row < of->rows; row += BLOCK_ROWS, backwards ^= 1) {
@@ -176,13 +176,13 @@ static void multiply(const multiplication *of) {
 static void product(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, int64_t K, const float *packed,
                     int64_t N, const float *bias) {
     for (int64_t r = 0; !bias && r < rows; r++) memset(y + r * y_stride, 0, N * sizeof(float));
-    multiply(&(multiplication){y, y_stride, bias ? bias : y, bias ? 0 : y_stride, x, x_stride, rows, K, packed, N});
+    multiply_rows(&(multiplication){y, y_stride, bias ? bias : y, bias ? 0 : y_stride, x, x_stride, rows, K, packed, N});
 }
 
 /* y[r * y_stride + n] += sum over k of x[r * x_stride + k] W[k, n] */
 static void product_onto(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, int64_t K, const float *packed,
                          int64_t N) {
-    multiply(&(multiplication){y, y_stride, y, y_stride, x, x_stride, rows, K, packed, N});
+    multiply_rows(&(multiplication){y, y_stride, y, y_stride, x, x_stride, rows, K, packed, N});
 }
 
 #endif
