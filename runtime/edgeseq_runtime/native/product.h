@@ -1,8 +1,8 @@
 /* Products with packed weights: y = start + x W, for one row (a stream's step) as for thousands.
  *
  * W (K, N) is packed in panels of PANEL outputs side by side, each (K, PANEL) contiguous, the last padded with zeros:
- * packed[n / PANEL][k][n % PANEL], aligned to 64 bytes. Each output is summed in an order that K and N alone decide: a row's result has
- * the same bits among however many rows.
+ * packed[n / PANEL][k][n % PANEL], aligned to 64 bytes. Each output is summed in an order that K and N alone decide: a row's result
+ * has the same bits among however many rows.
  */
 #ifndef EDGESEQ_PRODUCT_H
 #define EDGESEQ_PRODUCT_H
@@ -19,8 +19,8 @@
 #define TILE_ROWS 3
 #endif
 
-/* Inputs and rows that are gone through at once: a panel's weights for these inputs, and these rows' inputs, stay in a near cache. With
- * vectors as wide as a line of the cache, the panel's is the second one. */
+/* Inputs and rows that are gone through at once: a panel's weights for these inputs, and these rows' inputs, stay in a near cache.
+ * With vectors as wide as a line of the cache, the panel's is the second one. */
 #define BLOCK_INPUTS (LANES == 16 ? 512 : 192)
 #define BLOCK_ROWS 192
 
@@ -38,7 +38,8 @@ INLINE void tile(const int rows, const int vectors, const int chains, float *y, 
     UNROLLED
     for (int r = 0; r < rows; r++)
         UNROLLED
-        for (int v = 0; v < vectors * chains; v++) sums[r][v] = v < vectors ? load(start + r * start_stride + v * LANES) : (floats){0};
+        for (int v = 0; v < vectors * chains; v++)
+            sums[r][v] = v < vectors ? load(start + r * start_stride + v * LANES) : (floats){0};
     int64_t k = 0;
     for (; k + chains <= inputs; k += chains)
         UNROLLED
@@ -83,8 +84,8 @@ static void whole_tile(int rows, float *y, int64_t y_stride, const float *start,
 }
 
 /* A tile of the last panel, of which `outputs` < PANEL are there: through a buffer, so that nothing else of y is touched. */
-static void part_tile(int64_t outputs, int rows, float *y, int64_t y_stride, const float *start, int64_t start_stride, const float *x,
-                      int64_t x_stride, int64_t inputs, const float *panel) {
+static void part_tile(int64_t outputs, int rows, float *y, int64_t y_stride, const float *start, int64_t start_stride,
+                      const float *x, int64_t x_stride, int64_t inputs, const float *panel) {
     float part[TILE_ROWS][PANEL] = {{0}};
     for (int r = 0; r < rows; r++) memcpy(part[r], start + r * start_stride, outputs * sizeof(float));
 #define OF(vectors, chains) tile_of_vectors(vectors, chains, rows, part[0], PANEL, part[0], PANEL, x, x_stride, inputs, panel)

@@ -1,7 +1,8 @@
-/* LSTM, GRU and RNN: one direction of one node as ONNX defines it (operators LSTM, GRU and RNN, layout 0, no clip, no input_forget).
+/* LSTM, GRU and RNN: one direction of one node as ONNX defines it (layout 0, no clip, no input_forget).
  *
- * The products with the inputs are made for blocks of steps, then each step adds its product with the state and passes once over the
- * gates. Steps count from the beginning of each sequence, or from its own end backwards; outputs past a sequence's length are zeros.
+ * The products with the inputs are made for blocks of steps, then each step adds its product with the state and passes once over
+ * the gates. Steps count from the beginning of each sequence, or from its own end backwards; outputs past a sequence's length are
+ * zeros.
  */
 #ifndef EDGESEQ_RECURRENT_H
 #define EDGESEQ_RECURRENT_H
@@ -26,7 +27,7 @@ typedef struct {
     const float *bias;           /* (G H): of input and state together, but for a GRU with linear_before_reset */
     const float *r;              /* (H, G H); of a GRU without linear_before_reset (H, 2 H): z and r */
     const float *r_hidden;       /* (H, H): h of a GRU without linear_before_reset */
-    const float *recurrent_bias; /* (3 H): zeros, zeros, Rbh, of a GRU with linear_before_reset; its `bias` then ends in Wbh alone */
+    const float *recurrent_bias; /* (3 H): zeros, zeros, Rbh, of a GRU with linear_before_reset; its `bias` ends in Wbh alone */
     const float *peepholes;      /* (3 H): i, o, f */
     const int32_t *lengths;      /* (B): each 0 to T */
     const float *h0, *c0;        /* (B, H) */
@@ -136,8 +137,8 @@ static void float_inputs(const recurrence *of, const places *at, int64_t gates, 
 }
 
 /* The products with the inputs for steps s to end - 1. Returns the gates of step s, and in *step what leads to the next step's. */
-static const float *gates_of_inputs(const recurrence *of, const places *at, int64_t gates, product_of_inputs *multiply, int64_t s, int64_t end,
-                                    int64_t *step) {
+static const float *gates_of_inputs(const recurrence *of, const places *at, int64_t gates, product_of_inputs *multiply, int64_t s,
+                                    int64_t end, int64_t *step) {
     int64_t rows = (end - s) * of->B, size = of->B * of->I;
     const float *x = of->x + (of->backwards ? of->T - end : s) * size;
     if (of->backwards && of->lengths) {
@@ -193,7 +194,8 @@ static void usual_lstm_gates(const float *gates, float *state, float *cell, int6
     const float *i = gates, *o = gates + H, *f = gates + 2 * H, *c = gates + 3 * H;
     INDEPENDENT
     for (int64_t j = 0; j < width; j++) {
-        fraction in = sigmoid_fraction(i[j]), out = sigmoid_fraction(o[j]), keep = sigmoid_fraction(f[j]), new = tanh_fraction(c[j]);
+        fraction in = sigmoid_fraction(i[j]), out = sigmoid_fraction(o[j]), keep = sigmoid_fraction(f[j]);
+        fraction new = tanh_fraction(c[j]);
         float now = keep.top / keep.bottom * cell[j] + in.top * new.top / (in.bottom * new.bottom);
         fraction shown = tanh_fraction(now);
         cell[j] = now;
@@ -284,7 +286,9 @@ static void rnn_step(const recurrence *of, const places *at, float *gates, int64
 }
 
 static void lstm(const recurrence *of) { recur(of, 4, float_inputs, lstm_step); }
-static void gru(const recurrence *of) { recur(of, 3, float_inputs, of->linear_before_reset ? gru_step_after_product : gru_step_before_product); }
+static void gru(const recurrence *of) {
+    recur(of, 3, float_inputs, of->linear_before_reset ? gru_step_after_product : gru_step_before_product);
+}
 static void rnn(const recurrence *of) { recur(of, 1, float_inputs, rnn_step); }
 
 #endif

@@ -1,7 +1,7 @@
-/* Vectors of floats of the machine's own width, and exp, sigmoid and tanh without a branch, so that a loop over them becomes vector code.
+/* Vectors of floats of the machine's own width, and exp, sigmoid and tanh without a branch: a loop over them becomes vector code.
  *
- * exp is within 1 unit in the last place, sigmoid and tanh within 2, over all floats, denormal results included; infinities and NaN go
- * where they should. The fused multiply-add that the compiler makes of these expressions is welcome but not relied on.
+ * exp is within 1 unit in the last place, sigmoid and tanh within 2, over all floats, denormal results included; infinities and NaN
+ * go where they should. The fused multiply-add that the compiler makes of these expressions is welcome but not relied on.
  */
 #ifndef EDGESEQ_VECTORS_H
 #define EDGESEQ_VECTORS_H
