@@ -1,5 +1,32 @@
 // Functions of one, two and three elements.
 
+// Within 2 units in the last place. The polynomial for 1/sqrt(2) <= 1 + z < sqrt(2) is that of Cephes' logf.
+INLINE float logarithm_of(float x) {
+    const int small = x < 1.17549435e-38f;  // denormal, zero or negative
+    const uint32_t bits = bits_of(small ? x * 8388608.0f : x);
+    const uint32_t shifted = bits - 0x3f3504f3u;  // of 1/sqrt(2)
+    const float exponent = (float)((int32_t)shifted >> 23) - (small ? 23.0f : 0.0f);
+    const float z = float_of((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+    float q = 7.0376836292e-2f;
+    q = q * z - 1.1514610310e-1f;
+    q = q * z + 1.1676998740e-1f;
+    q = q * z - 1.2420140846e-1f;
+    q = q * z + 1.4249322787e-1f;
+    q = q * z - 1.6668057665e-1f;
+    q = q * z + 2.0000714765e-1f;
+    q = q * z - 2.4999993993e-1f;
+    q = q * z + 3.3333331174e-1f;
+    const float rest = q * z * z * z - exponent * 2.12194440e-4f - 0.5f * z * z;
+    const float found = exponent * 0.693359375f + (z + rest);
+    return x < 0 || x != x ? NAN : x == 0 ? -INFINITY : x == INFINITY ? x : found;
+}
+
+// log(1 + exp(x)) = max(x, 0) + log(1 + u), u = exp(-|x|); what 1 + u rounds off counts where u is small.
+INLINE float softplus_of(float x) {
+    const float u = exp_of(-magnitude(x)), sum = 1.0f + u;
+    return at_least(0.0f, x) + (logarithm_of(sum) + (u - (sum - 1.0f)) / sum);
+}
+
 #define FAST_KINDS(ONE) ONE(EXP, exp_all) ONE(SIGMOID, sigmoid_all) ONE(TANH, tanh_all)
 
 #define OTHER_KINDS(ONE)                                                                                     \
@@ -8,7 +35,7 @@
     ONE(ABSOLUTE, fabsf(x))                                                                                  \
     ONE(SQUARE_ROOT, sqrtf(x))                                                                               \
     ONE(RECIPROCAL, 1 / x)                                                                                   \
-    ONE(LOGARITHM, logf(x))                                                                                  \
+    ONE(LOGARITHM, logarithm_of(x))                                                                                  \
     ONE(SINE, sinf(x))                                                                                       \
     ONE(COSINE, cosf(x))                                                                                     \
     ONE(ERROR_FUNCTION, erff(x))                                                                             \
@@ -23,7 +50,7 @@
     ONE(THRESHOLDED_RELU, x > alpha || x != x ? x : 0)                                                       \
     ONE(HARD_SIGMOID, fminf(fmaxf(alpha * x + beta, 0), 1))                                                  \
     ONE(HARD_SWISH, x * fminf(fmaxf(x / 6 + 0.5f, 0), 1))                                                    \
-    ONE(SOFTPLUS, fmaxf(x, 0) + log1pf(expf(-fabsf(x))))                                                     \
+    ONE(SOFTPLUS, softplus_of(x))                                                                            \
     ONE(SOFTSIGN, x / (1 + fabsf(x)))                                                                        \
     ONE(GELU, 0.5f * x * (1 + erff(x * 0.70710678118654752f)))                                               \
     ONE(GELU_BY_TANH, 0.5f * x * (1 + tanh_of(0.79788456080286536f * (x + 0.044715f * x * x * x))))
@@ -57,7 +84,7 @@ static int64_t run_unary(operands given) {
     return 0;
 }
 
-// Two operands whose outer axes turn, and their last axis by steps of their own.
+// Two operands whose outer axes turn; the last axis goes by steps of their own, and the one before it from row to row.
 #define ALONG(step_a, step_b, result)                                                                        \
     for (int64_t i = 0; i < length; i++) {                                                                   \
         __auto_type a = p[i * (step_a)];                                                                     \
@@ -70,10 +97,11 @@ static int64_t run_unary(operands given) {
         result_type *out = PLACE(result_type, 0);                                                            \
         const type *in0 = PLACE(const type, 1), *in1 = PLACE(const type, 2);                                 \
         do {                                                                                                 \
-            result_type *restrict y = out;                                                                   \
             const type *restrict p = in0 + offsets[0], *restrict q = in1 + offsets[1];                       \
-            loops                                                                                            \
-            out += length;                                                                                   \
+            for (int64_t row = 0; row < rows; row++, out += length, p += row0, q += row1) {                  \
+                result_type *restrict y = out;                                                               \
+                loops                                                                                        \
+            }                                                                                                \
         } while (turned(&at, offsets, strides, 2, axes));                                                    \
     }                                                                                                        \
     break;
@@ -88,7 +116,9 @@ static int64_t run_unary(operands given) {
     const int64_t type = NUMBER(4), axes = NUMBER(5);                                                        \
     const int64_t *sizes = given.word + 6, *strides = sizes + axes;                                          \
     const int64_t length = sizes[axes - 1], step0 = strides[axes - 1], step1 = strides[2 * axes - 1];        \
-    odometer at = odometer_over(axes - 1, sizes);                                                            \
+    const int64_t rows = axes > 1 ? sizes[axes - 2] : 1;                                                     \
+    const int64_t row0 = axes > 1 ? strides[axes - 2] : 0, row1 = axes > 1 ? strides[2 * axes - 2] : 0;      \
+    odometer at = odometer_over(axes > 1 ? axes - 2 : 0, sizes);                                             \
     int64_t offsets[2] = {0, 0}
 
 static inline int64_t quotient_of(int64_t a, int64_t b) { return b == -1 ? (int64_t)(0 - (uint64_t)a) : a / b; }

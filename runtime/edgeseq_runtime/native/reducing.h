@@ -6,32 +6,47 @@
 enum { REDUCE_KINDS(NAMED) REDUCE_COUNT };
 #undef NAMED
 
-enum { WAYS = 16 };  // sums side by side, which the compiler keeps in vectors
+typedef float four __attribute__((vector_size(16)));
+typedef union {
+    floats all;
+    four part[LANES / 4];
+} parted;
+
+static inline float sum_in(floats vector) {
+    parted of = {vector};
+    for (int64_t i = 1; i < LANES / 4; i++) of.part[0] += of.part[i];
+    return (of.part[0][0] + of.part[0][2]) + (of.part[0][1] + of.part[0][3]);
+}
 
 static inline float sum_over(const float *x, int64_t n) {
-    float part[WAYS] = {0}, sum = 0;
+    floats parts = {0};
+    float sum = 0;
     int64_t i = 0;
-    for (; i + WAYS <= n; i += WAYS)
-        for (int64_t w = 0; w < WAYS; w++) part[w] += x[i + w];
+    for (; i + LANES <= n; i += LANES) parts += load(x + i);
     for (; i < n; i++) sum += x[i];
-    for (int64_t w = 0; w < WAYS; w++) sum += part[w];
-    return sum;
+    return sum + sum_in(parts);
 }
 
 static inline float dot_over(const float *a, const float *b, int64_t n) {
-    float part[WAYS] = {0}, sum = 0;
+    floats parts = {0};
+    float sum = 0;
     int64_t i = 0;
-    for (; i + WAYS <= n; i += WAYS)
-        for (int64_t w = 0; w < WAYS; w++) part[w] += a[i + w] * b[i + w];
+    for (; i + LANES <= n; i += LANES) parts += load(a + i) * load(b + i);
     for (; i < n; i++) sum += a[i] * b[i];
-    for (int64_t w = 0; w < WAYS; w++) sum += part[w];
-    return sum;
+    return sum + sum_in(parts);
 }
 
+// The greatest, NaN where one is: NaN stays because nothing is greater than it.
 static inline float greatest_over(const float *x, int64_t n) {
-    float most = x[0];
-    for (int64_t i = 1; i < n; i++) most = x[i] > most || x[i] != x[i] ? x[i] : most;
-    return most;
+    float most[LANES];
+    for (int64_t w = 0; w < LANES; w++) most[w] = x[w < n ? w : 0];
+    for (int64_t i = LANES; i < n; i += LANES)
+        for (int64_t w = 0; w < LANES; w++) {
+            const float one = x[i + w < n ? i + w : i];
+            most[w] = one > most[w] || one != one ? one : most[w];
+        }
+    for (int64_t w = 1; w < LANES; w++) most[0] = most[w] > most[0] || most[w] != most[w] ? most[w] : most[0];
+    return most[0];
 }
 
 static float reduced(const float *x, int64_t n, int64_t stride, int64_t kind) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -71,6 +71,7 @@ class Writer:
         self._biasless: dict[int, int] = {}  # block of a product without a bias -> where its instruction's bias is
         # Of the graph that is being written:
         self._single: frozenset[str] = frozenset()  # names that one node alone reads
+        self._ending: Collection[str] = ()  # names that no node after the one that is being written reads
         self._own: dict[str, Block] = {}  # what it made or may overwrite
         self._made: list[Block] = []  # by the node that is being written
 
@@ -90,11 +91,11 @@ class Writer:
         """
         names = {**names, **{name: Value(array) for name, array in self._constants[id(graph)].items()}}
         uses = uses_of(graph)
-        around = self._single, self._own, self._made
+        around = self._single, self._own, self._made, self._ending
         self._single, self._own = uses.single, dict(states or {})
         own: dict[str, Block] = {}
         for node, ending in zip(graph.nodes, uses.ending, strict=True):
-            self._made = []
+            self._made, self._ending = [], ending
             self.nodes.append((len(self.words), f"{node.op} '{node.name}'"))
             results = self._node(node, [names[name] if name else None for name in node.inputs], names)
             if any(node.outputs[len(results) :]):
@@ -111,7 +112,7 @@ class Writer:
                 if not block.uses:
                     block.uses = 1
                     self.release(block)
-        self._single, self._own, self._made = around
+        self._single, self._own, self._made, self._ending = around
         return Written([names[output.name] for output in graph.outputs], list(own.values()))
 
     def _node(self, node: Node, inputs: list[Value | None], names: Mapping[str, Value]) -> Sequence[Value]:
@@ -186,7 +187,7 @@ class Writer:
         return (
             block is not None
             and self._own.get(name) is block
-            and name in self._single
+            and name in self._ending
             and block.uses == 1
             and value.contiguous
             and value.array.nbytes == block.base.nbytes

@@ -26,7 +26,7 @@ def matmul(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     weights = np.squeeze(second.array, tuple(range(max(second.array.ndim - 2, 0)))) if _is_matrix(second.array) else None
     if second.constant and weights is not None and first.array.ndim >= second.array.ndim:
         return [product(writer, first, weights, None)]
-    return [_computed_product(writer, first, second)]
+    return [_computed_product(writer, node, first, second)]
 
 
 def gemm(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
@@ -42,7 +42,7 @@ def gemm(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
             return [product(writer, left, right.array, None if third is None else third.array)]
         made = product(writer, left, right.array, None)
     else:
-        made = _computed_product(writer, left, right)
+        made = _computed_product(writer, node, left, right)
         if alpha != 1:
             made = pair_result(writer, node, made, writer.constant(np.array(alpha, np.float32)), "MULTIPLY")
     if third is None:
@@ -80,13 +80,15 @@ def _row_stride(value: Value) -> int | None:
     return axes.strides[0][0] if len(axes.sizes) == 1 else None
 
 
-def _computed_product(writer: Writer, first: Value, second: Value) -> Value:
+def _computed_product(writer: Writer, node: Node, first: Value, second: Value) -> Value:
     """Write a product of two values, each of one or more matrices, as NumPy's matmul means it."""
     a = first.array if first.array.ndim > 1 else first.array[None, :]
     b = second.array if second.array.ndim > 1 else second.array[:, None]
     M, K = a.shape[-2:]
     N = b.shape[-1]
     outer = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    if K == 1:  # each element is one product
+        return _without(first, second, pair_result(writer, node, first.viewed(a), second.viewed(b), "MULTIPLY"))
     made = writer.new((*outer, M, N), np.float32)
     if made.array.size:
         left = first.viewed(np.broadcast_to(a, (*outer, M, K)))
@@ -94,6 +96,11 @@ def _computed_product(writer: Writer, first: Value, second: Value) -> Value:
         axes = merged(outer, made.strides[:-2], left.strides[:-2], right.strides[:-2])
         steps = (*left.strides[-2:], *right.strides[-2:])
         writer.emit("MATMUL", made, left, right, M, N, K, steps, len(axes.sizes), axes.sizes, *axes.strides[1:])
+    return _without(first, second, made)
+
+
+def _without(first: Value, second: Value, made: Value) -> Value:
+    """A product without the axes that factors of one axis had been given."""
     ends = ([-2] if first.array.ndim == 1 else []) + ([-1] if second.array.ndim == 1 else [])
     return made.viewed(np.squeeze(made.array, tuple(ends))) if ends else made
 
