@@ -19,6 +19,8 @@ from edgeseq_runtime.plan import Plan
 from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
+OLDEST_OPSET = 13  # before it axes, sizes and bounds were attributes, and Softmax went over all axes from one on
+
 
 class BoundCall:
     """A call whose arrays are fixed: it reads and writes the same memory each time, and allocates none."""
@@ -134,12 +136,19 @@ def load_model(model: bytes | Path, plan: Plan) -> NativeModel:
     """Read a serialised model, or a file.
 
     Raises:
-        UsageError: the kernels lack an operator of it, or more than one thread is asked for.
+        UsageError: the kernels lack an operator of it, its operators are of an older kind, or more than one thread is asked for.
         ProviderError: there is no C compiler, or it fails.
     """
     if plan.threads != 1:
         raise UsageError(f"device '{plan.device}' computes on one thread, and {plan.threads} were asked for; leave threads out")
-    graph = read_model(model if isinstance(model, bytes) else model.read_bytes()).graph
+    read = read_model(model if isinstance(model, bytes) else model.read_bytes())
+    opset = read.opsets.get("", read.opsets.get("ai.onnx", 0))
+    if opset < OLDEST_OPSET:
+        raise UsageError(
+            f"the native kernels know the operators of opset {OLDEST_OPSET} and later, and the model is of opset {opset}; "
+            f"convert it (onnx.version_converter) or choose device 'cpu'"
+        )
+    graph = read.graph
     own = kernels()
     return NativeModel(graph.inputs, graph.outputs, Programs(graph, own), own)
 
