@@ -80,6 +80,11 @@ class Session:
         return tell() if tell else {}
 
     @property
+    def prepared_for(self) -> tuple[str, ...]:
+        """Inputs whose contents the backend prepares for, anew where they change; none for most models."""
+        return getattr(self._model, "prepared_for", ())
+
+    @property
     def backend_version(self) -> str:
         return self._model.version
 

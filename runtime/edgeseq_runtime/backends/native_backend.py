@@ -102,6 +102,11 @@ class NativeModel:
         )
         return inputs, outputs
 
+    @property
+    def prepared_for(self) -> tuple[str, ...]:
+        """Inputs whose contents set sizes: there is a program for each that is seen, once a first has been."""
+        return self.programs.reads
+
     def axes(self) -> dict[str, tuple[int | str, ...]]:
         """The axes of each output, as the model declares them."""
         return {one.name: tuple("" if size == "?" else size for size in one.shape or ()) for one in self._outputs}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from edgeseq_runtime.device import load_device
 from edgeseq_runtime.plan import GraphLevel, Plan
 
 PREPACKING = {"session.disable_prepacking": "1"}
@@ -16,6 +17,9 @@ BLOCKING = {"session.intra_op.allow_spinning": "0"}
 # Left to itself, a thread of ONNX Runtime waits for work in a loop for 20 ms and more after each call, which keeps a core busy.
 # 50 us are enough from one product to the next and from one call to the next. Since 1.26; older ones do as they always do.
 SPINNING = {"session.intra_op.spin_duration_us": "50"}
+
+NATIVE = "native"  # the device that says how edgeseq's own kernels are run
+OWN_KERNELS = "own kernels"
 
 _WAITING = {
     "blocking": ("products large enough to be shared, and to wake a thread for", BLOCKING),
@@ -31,6 +35,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     why: str  # it may be faster
+    native: bool = False  # with edgeseq's own kernels in place of ONNX Runtime
     session_options: dict[str, str] = {}
     threads: int | None = None
     graph_level: GraphLevel | None = None
@@ -38,6 +43,12 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     def applied(self, plan: Plan) -> Plan:
         """The plan with the changes."""
+        if self.native:
+            own = load_device(NATIVE)
+            threads = 1 if self.threads is None else self.threads
+            return msgspec.structs.replace(
+                plan, backend=own.backend, providers=own.providers, provider_options={}, session_options={}, threads=threads
+            )
         return msgspec.structs.replace(
             plan,
             session_options={**plan.session_options, **self.session_options},
@@ -57,6 +68,11 @@ def candidates_for(plan: Plan, max_threads: int) -> tuple[Candidate, ...]:
 
 
 def _free() -> Iterator[Candidate]:
+    yield Candidate(
+        name=OWN_KERNELS,
+        why="a call of a node of ONNX Runtime takes longer than the arithmetic of a small one",
+        native=True,
+    )
     yield Candidate(
         name="unpacked weights",
         why="a product with one vector may read weights faster as they are stored than packed into blocks for matrices",

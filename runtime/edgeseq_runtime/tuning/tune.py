@@ -12,7 +12,7 @@ from typing import Any
 from edgeseq_runtime.bundle import Bundle
 from edgeseq_runtime.detect.machine import BRINGS
 from edgeseq_runtime.device import Device
-from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.errors import ProviderError, UsageError
 from edgeseq_runtime.interface import interface_of
 from edgeseq_runtime.plan import Plan, make_plan
 from edgeseq_runtime.session import onnxruntime_backend, open_session
@@ -84,7 +84,15 @@ def _measured(
     example = example_inputs(bundle)
 
     def opened(candidate: Plan) -> Call:
-        return call_of(open_session(bundle, candidate), example, workload)
+        session = open_session(bundle, candidate)
+        call = call_of(session, example, workload)
+        call()
+        if session.prepared_for:
+            raise UsageError(
+                f"it prepares for what '{', '.join(session.prepared_for)}' holds, anew where that changes: what is measured with "
+                "one says nothing of others"
+            )
+        return call
 
     start = time.perf_counter()
     outcome = Contest(plan, opened, lambda one: problem_of(bundle, one), seconds, progress).held(candidates_for(plan, most))
@@ -145,4 +153,17 @@ def _restored(plan: Plan, kept: TuningRecord, most: int, cache: Path | None) -> 
     if kept.chosen == DEFAULT:
         return Tuning(plan, kept, path, cached=True)
     named = [one for one in candidates_for(plan, most) if one.name == kept.chosen]
-    return Tuning(named[0].applied(plan), kept, path, cached=True) if named else None
+    if not named or (named[0].native and not _has_own_kernels()):
+        return None
+    return Tuning(named[0].applied(plan), kept, path, cached=True)
+
+
+def _has_own_kernels() -> bool:
+    """Whether what was measured with them can be run: a compiler may have gone, and what it made with it."""
+    from edgeseq_runtime.native.compiled import compiled  # which plans that don't use them do without
+
+    try:
+        compiled()
+    except ProviderError:
+        return False
+    return True
