@@ -10,6 +10,7 @@ from edgeseq_runtime.protobuf import integers_in
 from edgeseq_runtime.tensors.spec import Array
 
 DTYPES = ("float32", "int64", "int32", "bool")  # that the kernels compute with, in the order of their numbers in the library
+BYTES = ("int8", "uint8")  # of quantised weights
 _RAW, _FLOATS, _DOUBLES = 9, 4, 10  # fields of a tensor
 
 
@@ -20,7 +21,7 @@ def array_of(tensor: Tensor) -> Array:
         UsageError: its dtype is none that the kernels know, or its data is in another file.
         BadModel: its data does not fit its shape.
     """
-    if tensor.dtype not in (*DTYPES, "float64"):
+    if tensor.dtype not in (*DTYPES, *BYTES, "float64"):
         raise UsageError(f"the native kernels compute with {', '.join(DTYPES)}, and the constant '{tensor.name}' is {tensor.dtype}")
     if tensor.size and not tensor.data:
         raise UsageError(

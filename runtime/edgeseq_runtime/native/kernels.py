@@ -26,6 +26,7 @@ class Kernels(NamedTuple):
     reduce: dict[str, int]
     panel: int  # outputs side by side in packed weights
     scratch: Callable[[int, int, int, int, int], int]  # gates, T, B, I, H -> floats that a recurrent layer needs for itself
+    rounded: Callable[[int, int, int], int]  # rows, K, inputs of a block -> bytes that a product of integers needs for its rows
 
     def packed(self, weights: Array) -> Array:
         """Weights (K, N) as the products read them: panels of N's elements, each K x panel, the last filled up with zeros."""
@@ -67,4 +68,7 @@ def kernels() -> Kernels:
     scratch = loaded.edgeseq_native_scratch
     scratch.restype = ctypes.c_int64
     scratch.argtypes = [ctypes.c_int64] * 5
-    return Kernels(run, operations, unary, binary, compare, reduce, int(loaded.edgeseq_native_panel()), scratch)
+    rounded = loaded.edgeseq_native_rounded
+    rounded.restype = ctypes.c_int64
+    rounded.argtypes = [ctypes.c_int64] * 3
+    return Kernels(run, operations, unary, binary, compare, reduce, int(loaded.edgeseq_native_panel()), scratch, rounded)

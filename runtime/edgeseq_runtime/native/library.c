@@ -12,6 +12,7 @@
 #include "vectors.h"
 #include "product.h"
 #include "recurrent.h"
+#include "quantised.h"
 
 enum { OUT_OF_RANGE = 1, DIVISION_BY_ZERO = 2, UNKNOWN_OPERATION = 3 };  // why a program ends early
 enum { FLOAT32, INT64, INT32, BOOL };                                    // types of elements
@@ -87,6 +88,8 @@ static int64_t run(const int64_t *code, const int64_t *end, char **segments);
     ONE(LSTM, run_lstm)                                                                                                                \
     ONE(GRU, run_gru)                                                                                                                  \
     ONE(RNN, run_rnn)                                                                                                                  \
+    ONE(QUANTISED_PRODUCT, run_quantised_product)                                                                                      \
+    ONE(QUANTISED_LSTM, run_quantised_lstm)                                                                                            \
     ONE(SCAN, run_scan)                                                                                                                      \
     ONE(LOOP, run_loop)
 
@@ -127,6 +130,9 @@ const char *edgeseq_native_names(void) {
 int64_t edgeseq_native_scratch(int64_t gates, int64_t T, int64_t B, int64_t I, int64_t H) {
     return places_of(NULL, gates, T, B, I, H).floats;
 }
+
+// Bytes that a product of integers needs for its rows: K inputs in blocks of that size.
+int64_t edgeseq_native_rounded(int64_t rows, int64_t K, int64_t size) { return rounded_bytes(rows, K, size); }
 
 int64_t edgeseq_native_panel(void) { return PANEL; }
 int64_t edgeseq_native_lanes(void) { return LANES; }

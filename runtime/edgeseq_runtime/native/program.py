@@ -16,14 +16,15 @@ from edgeseq_runtime.native.operators.arranging import ARRANGING
 from edgeseq_runtime.native.operators.elementwise import ELEMENTWISE
 from edgeseq_runtime.native.operators.loops import LOOPS
 from edgeseq_runtime.native.operators.products import PRODUCTS
+from edgeseq_runtime.native.operators.quantised import QUANTISED
 from edgeseq_runtime.native.operators.recurrent import RECURRENT
 from edgeseq_runtime.native.operators.reducing import REDUCING
 from edgeseq_runtime.native.values import Block, Value, untouched
-from edgeseq_runtime.native.writer import DependsOnContents, Operator, Packed, Writer, unsupported
+from edgeseq_runtime.native.writer import DependsOnContents, Operator, Packed, Writer, operator_name, unsupported
 from edgeseq_runtime.onnx_wire import Graph, Node
 from edgeseq_runtime.tensors.spec import Array
 
-OPERATORS: dict[str, Operator] = {**ARRANGING, **ELEMENTWISE, **REDUCING, **PRODUCTS, **RECURRENT}
+OPERATORS: dict[str, Operator] = {**ARRANGING, **ELEMENTWISE, **REDUCING, **PRODUCTS, **RECURRENT, **QUANTISED}
 KEPT = 32  # programs of a model; the one unused longest makes room for a new one
 _FIRST = 2  # segment of an input
 
@@ -52,9 +53,8 @@ class Programs:
 
     def __init__(self, graph: Graph, kernels: Kernels) -> None:
         for node in _nodes(graph):
-            known = node.op in OPERATORS or (node.op in LOOPS and node.graphs)
-            if node.domain not in ("", "ai.onnx") or not known:
-                name = f"{node.domain}.{node.op}" if node.domain else node.op
+            name = operator_name(node)
+            if name not in OPERATORS and not (name in LOOPS and node.graphs):
                 raise UsageError(unsupported(node, f"have no operator {name}"))
         for one in graph.inputs:
             if one.dtype not in DTYPES:

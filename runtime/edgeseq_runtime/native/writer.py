@@ -118,9 +118,9 @@ class Writer:
     def _node(self, node: Node, inputs: list[Value | None], names: Mapping[str, Value]) -> Sequence[Value]:
         if node.graphs and not node.domain and node.op in self._loops:
             return self._loops[node.op](self, node, inputs, names)
-        operator = self._operators.get(node.op) if node.domain in ("", "ai.onnx") else None
+        operator = self._operators.get(operator_name(node))
         if operator is None:
-            raise UsageError(unsupported(node, f"have no operator {node.domain + '.' if node.domain else ''}{node.op}"))
+            raise UsageError(unsupported(node, f"have no operator {operator_name(node)}"))
         if all(value is None or value.constant for value in inputs) and node.inputs:
             return self.computed(lambda: operator(self, node, inputs))
         return operator(self, node, inputs)
@@ -387,6 +387,11 @@ def required(inputs: Sequence[Value | None], index: int, node: Node) -> Value:
     if value is None:
         raise UsageError(f"the node {node.op} '{node.name}' lacks input {index}; export the model again")
     return value
+
+
+def operator_name(node: Node) -> str:
+    """An operator of ONNX's own by its name, another with its domain before it."""
+    return node.op if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op}"
 
 
 def type_number(value: Value, node: Node) -> int:

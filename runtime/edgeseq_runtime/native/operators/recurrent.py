@@ -40,37 +40,62 @@ _WITH_BETA = ("hardsigmoid", "affine", "scaledtanh")
 class Weights(NamedTuple):
     """Of one direction, as the library takes them; None where a layer has no such part."""
 
-    w: Value  # (I, G H)
+    w: Value | None  # (I, G H)
     bias: Value  # (G H)
-    r: Value  # (H, G H); of a GRU whose reset gate comes before the product (H, 2 H)
+    r: Value | None  # (H, G H); of a GRU whose reset gate comes before the product (H, 2 H)
     r_hidden: Value | None = None  # (H, H): the rest of that
     recurrent_bias: Value | None = None  # (G H): of a GRU whose reset gate comes after the product
     peepholes: Value | None = None  # (3 H)
 
 
 def layer(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
-    x, w, r = (required(inputs, index, node) for index in range(3))
-    bias, lengths, h0, c0, peepholes = (given(inputs, index) for index in range(3, 8))
+    w, r = (known(required(inputs, index, node), node, "the weights") for index in (1, 2))
+    weights = _weights_of(writer, node, w, r, given(inputs, 3), given(inputs, 7))
+    return directions_of(writer, node, inputs, node.op, r.shape[2], weights)
+
+
+def directions_of(
+    writer: Writer,
+    node: Node,
+    inputs: Inputs,
+    cell: str,
+    H: int,
+    weights: Sequence[Weights],
+    operation: str | None = None,
+    further: Sequence[Sequence[Word]] = (),
+) -> Sequence[Value]:
+    """Write the directions of a layer: Y, and the last states.
+
+    Args:
+        writer: of the program.
+        node: the layer.
+        inputs: its own; of those, x, the lengths and the first states are read here.
+        cell: LSTM, GRU or RNN.
+        H: units.
+        weights: of each direction.
+        operation: the library's, unless it is called as the cell.
+        further: for each direction, what the operation takes after what they all take.
+    """
+    x, lengths, h0, c0 = required(inputs, 0, node), *(given(inputs, index) for index in range(4, 7))
     if integer(node, "layout", 0) or integer(node, "input_forget", 0) or node.floats.get("clip"):
         raise UsageError(unsupported(node, "have no layout=1, clip or input_forget"))
     T, B, I = x.array.shape  # noqa: E741  ONNX's names
-    directions, _, H = r.array.shape
-    weights = _weights_of(writer, node, known(w, node, "the weights"), known(r, node, "the weights"), bias, peepholes)
+    directions = len(weights)
     source = writer.contiguous(x)
     own_lengths = None if lengths is None else writer.contiguous(lengths)
     y = writer.new((T, directions, B, H), np.float32)
-    ends = [writer.new((directions, B, H), np.float32) for _ in range(2 if node.op == "LSTM" else 1)]
+    ends = [writer.new((directions, B, H), np.float32) for _ in range(2 if cell == "LSTM" else 1)]
     starts = [None if value is None else writer.contiguous(value) for value in (h0, c0)]
     backwards = {"forward": [0], "reverse": [1], "bidirectional": [0, 1]}[node.texts.get("direction", "forward")]
-    activations = _activations(node, directions)
+    activations = _activations(node, cell, directions)
     for index, (own, way) in enumerate(zip(weights, backwards, strict=True)):
-        scratch = writer.new((writer.kernels.scratch(GATES[node.op], T, B, I, H),), np.float32)
+        scratch = writer.new((writer.kernels.scratch(GATES[cell], T, B, I, H),), np.float32)
         begin = [None if value is None else value.viewed(value.array[index]) for value in starts]
         end = [value.viewed(value.array[index]) for value in ends]
         words: list[Word] = [T, B, I, H, way, integer(node, "linear_before_reset", 0), source, own.w, own.bias, own.r]
         words += [own.r_hidden, own.recurrent_bias, own.peepholes, own_lengths, *begin]
         words += [y.viewed(y.array[:, index]), directions * B * H, H, end[0], end[1] if len(end) == 2 else None, scratch]
-        writer.emit(node.op, *words, *activations[index])
+        writer.emit(operation or cell, *words, *activations[index], *(further[index] if further else ()))
     return [y, *ends]
 
 
@@ -99,9 +124,9 @@ def _direction(writer: Writer, node: Node, w: Array, r: Array, bias: Array, peep
     return Weights(writer.packed(w.T), both, writer.packed(r.T), peepholes=peepholes)
 
 
-def _activations(node: Node, directions: int) -> list[list[Word]]:
+def _activations(node: Node, cell: str, directions: int) -> list[list[Word]]:
     """For each direction the three that the library takes: kind, alpha and beta of each."""
-    names = [name.lower() for name in node.lists.get("activations", USUAL[node.op] * directions)]
+    names = [name.lower() for name in node.lists.get("activations", USUAL[cell] * directions)]
     alphas, betas = (list(node.floats.get(f"activation_{one}", ())) for one in ("alpha", "beta"))
     found: list[list[int | float]] = []
     defaults = {name.lower(): values for name, values in ACTIVATIONS.items()}
@@ -114,7 +139,7 @@ def _activations(node: Node, directions: int) -> list[list[Word]]:
         if name in _WITH_BETA and betas:
             beta = betas.pop(0)
         found.append([_NUMBERS[name], float(alpha), float(beta)])
-    each = len(USUAL[node.op])
+    each = len(USUAL[cell])
     unused: list[list[int | float]] = [[0, 0.0, 0.0]] * (3 - each)
     return [[word for one in (*found[d * each : (d + 1) * each], *unused) for word in one] for d in range(directions)]
 

@@ -1,0 +1,317 @@
+/* Products with weights of 8 or 4 bits: y = start + scale of x * scales of W * (x W in integers), for one row as for thousands.
+ *
+ * x is rounded to -127..127 when it is multiplied: each row, and each block of a row, by itself, so that a row's result depends on no
+ * other. Integers are summed in 32 bits and nothing saturates: every processor has the same sums.
+ *
+ * Packed weights are a header of 64 bytes and then panels of PANEL outputs, which are read from the first byte to the last. A panel has its
+ * blocks of inputs one after the other: the weights, in groups of 4 inputs (4 bits: of 8) of one output after the other, then for each output
+ * the scale and the sum of the block's weights. A block of 4 bits has the first 4 inputs of a group in the lower halves of its bytes.
+ */
+#ifndef EDGESEQ_QUANTISED_H
+#define EDGESEQ_QUANTISED_H
+
+#include "recurrent.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
+#endif
+
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef ints ints_anywhere __attribute__((aligned(4), may_alias));
+typedef int8_t bytes __attribute__((vector_size(4 * LANES)));
+typedef bytes bytes_anywhere __attribute__((aligned(1), may_alias));
+
+INLINE bytes load_bytes(const int8_t *from) { return *(const bytes_anywhere *)from; }
+INLINE ints load_ints(const int32_t *from) { return *(const ints_anywhere *)from; }
+INLINE ints every(int32_t value) { return value - (ints){0}; }
+
+/* sums[n] += products of the 4 bytes in x with the bytes 4 n to 4 n + 3 of the weights. x's bytes are from -127 to 127, plus OFFSET. */
+#if defined(EDGESEQ_PORTABLE)
+#define PLAIN_PRODUCTS
+#elif defined(__AVX512VNNI__) && LANES == 16
+#define OFFSET 128
+INLINE ints four_products(ints sums, ints x, bytes weights) { return (ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)weights); }
+#elif defined(__AVXVNNI__) && LANES == 8
+#define OFFSET 128
+INLINE ints four_products(ints sums, ints x, bytes weights) { return (ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)x, (__m256i)weights); }
+#elif defined(__AVX2__) && LANES == 8
+/* Magnitudes of weights are at most 128, and two products at most 2 * 128 * 127 < 2^15. */
+INLINE ints four_products(ints sums, ints x, bytes weights) {
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)weights), _mm256_sign_epi8((__m256i)x, (__m256i)weights));
+    return sums + (ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+#elif defined(__ARM_FEATURE_DOTPROD) && LANES == 4
+INLINE ints four_products(ints sums, ints x, bytes weights) { return (ints)vdotq_s32((int32x4_t)sums, (int8x16_t)weights, (int8x16_t)x); }
+#else
+#define PLAIN_PRODUCTS
+#endif
+
+#if defined(PLAIN_PRODUCTS)
+typedef int16_t halves __attribute__((vector_size(4 * LANES)));
+/* Two products of a byte with a byte have room in 16 bits, as long as one is at least -127. */
+INLINE ints four_products(ints sums, ints x, bytes weights) {
+    halves w = (halves)weights, by = (halves)x;
+    ints pairs = (ints)(((w << 8) >> 8) * ((by << 8) >> 8) + (w >> 8) * (by >> 8));
+    return sums + ((ints)(pairs << 16) >> 16) + (pairs >> 16);
+}
+#endif
+#ifndef OFFSET
+#define OFFSET 0
+#endif
+
+/* ---- rows of x as integers */
+
+/* Rows that are rounded at once: their integers stay in the nearest cache but one while the panels go by. */
+#define QUANTISED_ROWS 48
+/* Less than this counts as zero: its inverse may be no float. */
+#define LEAST 1e-30f
+
+INLINE int64_t whole_groups(int64_t n) { return (n + 3) / 4 * 4; }
+INLINE int64_t whole_lines(int64_t n) { return (n + 63) / 64 * 64; }
+
+/* One matrix, or a part of one whose panels have several: `stride` bytes from one panel's to the next one's. */
+typedef struct {
+    const char *panels;
+    int64_t stride, K, size, blocks, bits; /* inputs of a block: a multiple of 4, of 8 where bits are 4 */
+} integer_part;
+
+/* Bytes from one rounded row to the next: the integers, then a scale a block. */
+INLINE int64_t rounded_row(int64_t size, int64_t blocks) { return whole_lines(size * blocks + 4 * blocks); }
+
+static integer_part integer_part_of(const char *panels, int64_t stride, int64_t K, int64_t size, int64_t bits) {
+    return (integer_part){panels, stride, K, size, (K + size - 1) / size, bits};
+}
+
+INLINE int64_t part_bytes(int64_t K, int64_t size, int64_t bits) {
+    return (K + size - 1) / size * PANEL * (size * bits / 8 + 8);
+}
+
+static float round_block(uint8_t *restrict to, const float *restrict x, int64_t inputs, int64_t size) {
+    uint32_t bits = 0;
+    for (int64_t k = 0; k < inputs; k++) {
+        /* As integers, so that a NaN is the greatest of all. */
+        uint32_t one = bits_of(x[k]) & 0x7fffffffu;
+        bits = one > bits ? one : bits;
+    }
+    float most = float_of(bits);
+    if (!(most < INFINITY)) {
+        memset(to, OFFSET, size);
+        return NAN;
+    }
+    float by = most < LEAST ? 0.0f : 127.0f / most;
+    const float shift = 12582912.0f; /* leaves the nearest integer in the low bits, see power_of */
+    for (int64_t k = 0; k < inputs; k++) to[k] = (uint8_t)(bits_of(x[k] * by + shift) + OFFSET);
+    memset(to + inputs, OFFSET, size - inputs);
+    return most < LEAST ? 0.0f : most * (1.0f / 127.0f);
+}
+
+static void round_rows(uint8_t *to, const integer_part *of, const float *x, int64_t x_stride, int64_t rows) {
+    int64_t row = rounded_row(of->size, of->blocks);
+    for (int64_t r = 0; r < rows; r++, to += row, x += x_stride) {
+        float *scales = (float *)(to + of->size * of->blocks);
+        for (int64_t b = 0; b < of->blocks; b++) {
+            int64_t k = b * of->size, inputs = of->K - k < of->size ? of->K - k : of->size;
+            scales[b] = round_block(to + k, x + k, inputs, of->size);
+        }
+    }
+}
+
+/* ---- products */
+
+/* Rows that are calculated together. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define INTEGER_ROWS 6
+#else
+#define INTEGER_ROWS 2
+#endif
+/* How far ahead of a single row's product its weights are asked for. */
+#define AHEAD 1024
+
+INLINE ints four_inputs(const uint8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    return every(four);
+}
+
+/* One block of one panel onto y. `rows`, `bits` and `chains`, the partial sums of an output, are constants where this is inlined. */
+INLINE void integer_block(const int rows, const int bits, const int chains, float *y, int64_t y_stride, const float *start,
+                          int64_t start_stride, const uint8_t *x, int64_t x_row, const float *x_scale, const int8_t *weights, int64_t size) {
+    const int groups = bits == 4 ? 2 : 1;
+    const int8_t *after = weights + size * PANEL * bits / 8;
+    const float *scales = (const float *)after;
+    const int32_t *totals = (const int32_t *)(after + 4 * PANEL);
+    ints sums[INTEGER_ROWS][2 * VECTORS];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS * chains; v++) sums[r][v] = v < VECTORS ? load_ints(totals + v * LANES) * -OFFSET : every(0);
+    int64_t k = 0;
+    for (; k + 4 * groups * chains <= size; k += 4 * groups * chains) {
+#pragma GCC unroll 8
+        for (int c = 0; c < chains; c++)
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; v++) {
+                const int8_t *from = weights + (k / (4 * groups) + c) * 4 * PANEL + v * 4 * LANES;
+                if (rows == 1 && 4 * LANES * v % 64 == 0) __builtin_prefetch(from + AHEAD);
+                bytes both = load_bytes(from);
+#pragma GCC unroll 2
+                for (int g = 0; g < groups; g++) {
+                    bytes one = both;
+                    if (bits == 4) one = (bytes)((g ? (ints)both >> 4 : (ints)both) & 0x0f0f0f0f) - 8;
+#pragma GCC unroll 8
+                    for (int r = 0; r < rows; r++) {
+                        ints *sum = &sums[r][c * VECTORS + v];
+                        *sum = four_products(*sum, four_inputs(x + r * x_row + k + 4 * (c * groups + g)), one);
+                    }
+                }
+            }
+    }
+    if (chains > 1 && k < size) /* one group is left, of 8 bits */
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++)
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++)
+                sums[r][v] = four_products(sums[r][v], four_inputs(x + r * x_row + k), load_bytes(weights + k * PANEL + v * 4 * LANES));
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) {
+        float by = *(const float *)((const char *)x_scale + r * x_row);
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++) {
+            ints sum = sums[r][v];
+#pragma GCC unroll 8
+            for (int c = 1; c < chains; c++) sum += sums[r][c * VECTORS + v];
+            floats scale = load(scales + v * LANES) * by;
+            store(y + r * y_stride + v * LANES, load(start + r * start_stride + v * LANES) + __builtin_convertvector(sum, floats) * scale);
+        }
+    }
+}
+
+INLINE void integer_blocks(const int rows, const int bits, const int chains, float *y, int64_t y_stride, const float *start,
+                           int64_t start_stride, const uint8_t *x, const integer_part *of, const char *panel) {
+    int64_t row = rounded_row(of->size, of->blocks), bytes_each = part_bytes(of->size, of->size, bits);
+    const float *scales = (const float *)(x + of->size * of->blocks);
+    for (int64_t b = 0; b < of->blocks; b++) {
+        integer_block(rows, bits, chains, y, y_stride, start, start_stride, x + b * of->size, row, scales + b,
+                      (const int8_t *)panel + b * bytes_each, of->size);
+        start = y, start_stride = y_stride;
+    }
+}
+
+static void integer_tile(int rows, float *y, int64_t y_stride, const float *start, int64_t start_stride, const uint8_t *x,
+                         const integer_part *of, const char *panel) {
+#define ROWS(n, chains)                                                                                             \
+    case n:                                                                                                         \
+        if (of->bits == 4) integer_blocks(n, 4, chains, y, y_stride, start, start_stride, x, of, panel);            \
+        else integer_blocks(n, 8, chains, y, y_stride, start, start_stride, x, of, panel);                          \
+        break;
+    switch (rows) {
+        ROWS(1, 2) ROWS(2, 1)
+#if INTEGER_ROWS == 6
+        ROWS(3, 1) ROWS(4, 1) ROWS(5, 1) ROWS(6, 1)
+#endif
+    }
+#undef ROWS
+}
+
+/* Rows r to end - 1 of one panel, of which `outputs` are there. */
+static void integer_panel(int64_t outputs, int64_t rows, float *y, int64_t y_stride, const float *start, int64_t start_stride,
+                          const uint8_t *x, const integer_part *of, const char *panel) {
+    int64_t row = rounded_row(of->size, of->blocks);
+    int64_t tiles = (rows + INTEGER_ROWS - 1) / INTEGER_ROWS;
+    for (int64_t r = 0; r < rows; tiles--) {
+        int height = (int)((rows - r + tiles - 1) / tiles);
+        float *to = y + r * y_stride;
+        const float *from = start + r * start_stride;
+        if (outputs >= PANEL) {
+            integer_tile(height, to, y_stride, from, start_stride, x + r * row, of, panel);
+        } else { /* through a buffer, so that nothing else of y is touched */
+            float part[INTEGER_ROWS][PANEL] = {{0}};
+            for (int i = 0; i < height; i++) memcpy(part[i], from + i * start_stride, outputs * sizeof(float));
+            integer_tile(height, part[0], PANEL, part[0], PANEL, x + r * row, of, panel);
+            for (int i = 0; i < height; i++) memcpy(to + i * y_stride, part[i], outputs * sizeof(float));
+        }
+        r += height;
+    }
+}
+
+/* One factor of a product, with room for QUANTISED_ROWS rounded rows of it, or as many as there are. */
+typedef struct {
+    const float *x;
+    int64_t x_stride;
+    const integer_part *part;
+    uint8_t *rounded;
+} integer_factor;
+
+/* y[r, :] = start[r, :] + sum over factors of x[r, :] W. Panels are gone through forwards and backwards in turn: of weights that exceed the
+ * cache, what was read last is still in it. */
+static void integer_products(float *y, int64_t y_stride, const float *start, int64_t start_stride, const integer_factor *factors, int count,
+                             int64_t rows, int64_t N, void *packed) {
+    int64_t panels = (N + PANEL - 1) / PANEL;
+    for (int64_t r = 0; r < rows; r += QUANTISED_ROWS) {
+        int64_t height = rows - r < QUANTISED_ROWS ? rows - r : QUANTISED_ROWS;
+        for (int f = 0; f < count; f++)
+            round_rows(factors[f].rounded, factors[f].part, factors[f].x + r * factors[f].x_stride, factors[f].x_stride, height);
+        int backwards = __atomic_load_n((int32_t *)packed, __ATOMIC_RELAXED);
+        __atomic_store_n((int32_t *)packed, !backwards, __ATOMIC_RELAXED);
+        for (int64_t i = 0; i < panels; i++) {
+            int64_t p = backwards ? panels - 1 - i : i, n = p * PANEL;
+            for (int f = 0; f < count; f++) {
+                float *to = y + r * y_stride + n;
+                const float *from = f ? to : start + r * start_stride + n;
+                const integer_part *part = factors[f].part;
+                integer_panel(N - n, height, to, y_stride, from, f ? y_stride : start_stride, factors[f].rounded, part,
+                              part->panels + p * part->stride);
+            }
+        }
+    }
+}
+
+/* Bytes that rounded rows take. */
+static int64_t rounded_bytes(int64_t rows, int64_t K, int64_t size) {
+    return (rows < QUANTISED_ROWS ? rows : QUANTISED_ROWS) * rounded_row(size, (K + size - 1) / size);
+}
+
+static void integer_product(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, int64_t K, int64_t size, int64_t bits,
+                            char *packed, int64_t N, const float *bias, uint8_t *rounded) {
+    integer_part part = integer_part_of(packed + 64, part_bytes(K, size, bits), K, size, bits);
+    integer_factor factor = {x, x_stride, &part, rounded};
+    if (!bias)
+        for (int64_t r = 0; r < rows; r++) memset(y + r * y_stride, 0, N * sizeof(float));
+    integer_products(y, y_stride, bias ? bias : y, bias ? 0 : y_stride, &factor, 1, rows, N, packed);
+}
+
+/* ---- LSTM */
+
+/* One direction whose weights are integers of 8 bits, of the input and of the state in the same panels. */
+typedef struct {
+    recurrence layer; /* first; without w, r */
+    integer_part of_input, of_state;
+    char *packed;
+    uint8_t *rounded_inputs, *rounded_states;
+} integer_lstm;
+
+/* The input's share is made for many steps at once; of a single step it is made with the state's, in one reading of the weights. */
+static void integer_inputs(const recurrence *of, const places *at, int64_t gates, const float *x, int64_t rows) {
+    const integer_lstm *own = (const integer_lstm *)of;
+    if (of->T == 1) return;
+    integer_factor factor = {x, of->I, &own->of_input, own->rounded_inputs};
+    integer_products(at->gates, at->row, of->bias, 0, &factor, 1, rows, gates * of->H, own->packed);
+}
+
+static void integer_lstm_step(const recurrence *of, const places *at, float *gates, int64_t b, int64_t end) {
+    const integer_lstm *own = (const integer_lstm *)of;
+    integer_factor factors[2] = {
+        {of->x + b * of->I, of->I, &own->of_input, own->rounded_inputs},
+        {at->state + b * at->width, at->width, &own->of_state, own->rounded_states},
+    };
+    float *first = gates + b * at->row;
+    if (of->T == 1) integer_products(first, at->row, of->bias, 0, factors, 2, end - b, 4 * of->H, own->packed);
+    else integer_products(first, at->row, first, at->row, factors + 1, 1, end - b, 4 * of->H, own->packed);
+    lstm_cells(of, at, gates, b, end);
+}
+
+static void lstm_of_integers(const integer_lstm *of) { recur(&of->layer, 4, integer_inputs, integer_lstm_step); }
+
+#endif
