@@ -276,6 +276,7 @@ class Writer:
             return False
         if bias.array.size != N or bias.array.ndim > product.array.ndim or bias.array.shape[-1:] != (N,):
             return False
+        del self._biasless[id(product.block)]
         padded = self.constant(self.kernels.padded(bias.array))
         self.words[at] = padded.place
         return True
