@@ -93,11 +93,6 @@ def plan_for_device(
         raise UsageError(f"threads is {threads}; give 1 or more, or leave it out")
     device = device if isinstance(device, Device) else load_device(device)
     device = device if backend is None else device_on_backend(device, backend)
-    if device.backend == "native" and threads is not None and threads > 1:
-        raise UsageError(
-            f"{threads} threads were asked for, and device '{device.name}' computes in the thread that calls it; "
-            "leave threads out, or use device 'cpu'"
-        )
     return Plan(
         device=device.name,
         backend=device.backend,

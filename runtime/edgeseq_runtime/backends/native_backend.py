@@ -26,7 +26,12 @@ class BoundCall:
     """A call whose arrays are fixed: it reads and writes the same memory each time, and allocates none."""
 
     def __init__(
-        self, run: Callable[..., int], program: Program, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]
+        self,
+        run: Callable[..., int],
+        program: Program,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array | None],
+        threads: int,
     ) -> None:
         made = {name: np.empty(shape, dtype) for name, shape, dtype in program.outputs if outputs.get(name) is None}
         self._computed = {name: made[name] for name, bound in outputs.items() if bound is None}
@@ -39,7 +44,7 @@ class BoundCall:
         self.key = program.key
         segments = (ctypes.c_void_p * program.segments)(None, address_of(scratch), *map(address_of, arrays))
         words = program.words
-        self._arguments = (ctypes.c_void_p(address_of(words)), ctypes.c_int64(len(words)), segments)
+        self._arguments = (ctypes.c_void_p(address_of(words)), ctypes.c_int64(len(words)), segments, ctypes.c_int64(threads))
 
     def __call__(self) -> None:
         """Compute the outputs from what the bound inputs hold now.
@@ -84,14 +89,15 @@ class RereadCall:
 
 
 class NativeModel:
-    """A model that edgeseq's own kernels run, on one thread a call. Calls from several threads are safe."""
+    """A model that edgeseq's own kernels run. Calls from several threads are safe; large products of one at a time are shared."""
 
     def __init__(
-        self, graph_inputs: tuple[ValueInfo, ...], graph_outputs: tuple[ValueInfo, ...], programs: Programs, own: Kernels
+        self, graph_inputs: tuple[ValueInfo, ...], graph_outputs: tuple[ValueInfo, ...], programs: Programs, own: Kernels, threads: int
     ) -> None:
         self._inputs, self._outputs = graph_inputs, graph_outputs
         self.programs = programs
         self._run = own.run
+        self._threads = threads
         self.version = version()
         self.providers: tuple[str, ...] = ("Native",)
 
@@ -120,7 +126,7 @@ class NativeModel:
         given = {one.name: np.ascontiguousarray(inputs[one.name]).reshape(inputs[one.name].shape) for one in self._inputs}
         program = self.programs.at(given)
         outputs = {name: np.empty(shape, dtype) for name, shape, dtype in program.outputs}
-        BoundCall(self._run, program, given, outputs)()
+        BoundCall(self._run, program, given, outputs, self._threads)()
         return outputs
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> BoundCall | RereadCall:
@@ -130,7 +136,7 @@ class NativeModel:
 
     def call(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> BoundCall:
         """A call for what the inputs hold now, where sizes depend on it."""
-        return BoundCall(self._run, self.programs.at(inputs), inputs, outputs)
+        return BoundCall(self._run, self.programs.at(inputs), inputs, outputs, self._threads)
 
     def buffer(self, name: str, array: Array) -> HostBuffer:
         """A state that is kept in an array."""
@@ -141,11 +147,9 @@ def load_model(model: bytes | Path, plan: Plan) -> NativeModel:
     """Read a serialised model, or a file.
 
     Raises:
-        UsageError: the kernels lack an operator of it, its operators are of an older kind, or more than one thread is asked for.
+        UsageError: the kernels lack an operator of it, or its operators are of an older kind.
         ProviderError: there is no C compiler, or it fails.
     """
-    if plan.threads != 1:
-        raise UsageError(f"device '{plan.device}' computes on one thread, and {plan.threads} were asked for; leave threads out")
     read = read_model(model if isinstance(model, bytes) else model.read_bytes())
     opset = read.opsets.get("", read.opsets.get("ai.onnx", 0))
     if opset < OLDEST_OPSET:
@@ -155,7 +159,7 @@ def load_model(model: bytes | Path, plan: Plan) -> NativeModel:
         )
     graph = read.graph
     own = kernels()
-    return NativeModel(graph.inputs, graph.outputs, Programs(graph, own), own)
+    return NativeModel(graph.inputs, graph.outputs, Programs(graph, own), own, plan.threads)
 
 
 def _axes(one: ValueInfo) -> Iterator[int | str]:

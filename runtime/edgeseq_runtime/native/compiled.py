@@ -34,7 +34,7 @@ KIND = "native"
 ENDING = ".so"
 SYMBOL = "edgeseq_native_run"  # that a library of this release has
 SECONDS = 300.0  # that a compiler may take
-FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
+FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
 # For the processor at hand; gcc and clang call it differently on ARM.
 NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native", "aarch64": "-mcpu=native", "arm64": "-mcpu=native"}
 WIDE = "-mprefer-vector-width=512"  # with AVX-512, compilers keep to half of it unless told

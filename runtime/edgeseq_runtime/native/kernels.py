@@ -18,7 +18,7 @@ ERRORS = {1: "an index is out of range", 2: "a division of integers by zero", 3:
 class Kernels(NamedTuple):
     """What a program is written with and run by."""
 
-    run: Callable[..., int]  # (words, count, segments) -> 0, or why and where it ended early
+    run: Callable[..., int]  # (words, count, segments, threads) -> 0, or why and where it ended early
     operations: dict[str, int]
     unary: dict[str, int]
     binary: dict[str, int]

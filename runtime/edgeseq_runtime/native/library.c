@@ -115,8 +115,10 @@ static int64_t run(const int64_t *code, const int64_t *end, char **segments) {
 }
 
 // 0, or why and where it ended: the number of an error, and above its 8 bits the index of the instruction's first word.
-int64_t edgeseq_native_run(const int64_t *code, int64_t words, char **segments) {
+int64_t edgeseq_native_run(const int64_t *code, int64_t words, char **segments, int64_t threads) {
+    gather_crew(threads);
     int64_t failed = run(code, code + words, segments);
+    dismiss_crew();
     return failed ? (failed & 0xFF) | ((failed >> 8) - (int64_t)(intptr_t)code) / 8 << 8 : 0;
 }
 

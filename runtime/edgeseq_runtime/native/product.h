@@ -7,6 +7,7 @@
 #ifndef EDGESEQ_PRODUCT_H
 #define EDGESEQ_PRODUCT_H
 
+#include "threads.h"
 #include "vectors.h"
 
 #define VECTORS 4
@@ -29,6 +30,10 @@
 
 /* Weights of fewer floats stay in a near cache whole. */
 #define LARGE 32768
+
+/* Products of fewer multiplications are done before another thread would have seen them; of more, they take longer than waking one. */
+#define SHARED 32768
+#define WORTH_WAKING 8000000
 
 /* y[r, :] = start[r, :] + x[r, :] W for `rows` rows and `vectors` vectors of one panel, which both are constants where this is
  * inlined, as is `chains`: the number of partial sums an output has. Few vectors alone would wait for each sum before the next. */
@@ -157,13 +162,15 @@ static int is_backwards(const float *packed) {
     return turns[((uint64_t)(uintptr_t)packed >> 6) * 0x9e3779b97f4a7c15u >> 56] ^= 1;
 }
 
-/* For each row r < rows and output n < N: y[r, n] = start[r, n] + sum over k < K of x[r, k] W[k, n]. */
-static void multiply_rows(const multiplication *of) {
+/* The panels of one share of the outputs; every share is of whole panels, so that each has the same weights each time. */
+static void multiply_share(const void *job, int64_t share, int64_t shares) {
+    const multiplication *of = job;
     int64_t panels = (of->N + PANEL - 1) / PANEL, whole = of->N / PANEL;
-    int backwards = of->K * of->N >= LARGE && is_backwards(of->packed);
+    int64_t begin = panels * share / shares, stop = panels * (share + 1) / shares;
+    int backwards = of->K * (stop - begin) * PANEL >= LARGE && is_backwards(of->packed + begin * PANEL * of->K);
     for (int64_t row = 0; row < of->rows; row += BLOCK_ROWS, backwards ^= 1) {
         int64_t end = of->rows - row < BLOCK_ROWS ? of->rows : row + BLOCK_ROWS;
-        for (int64_t first = 0, last = panels; first < last;) {
+        for (int64_t first = begin, last = stop; first < last;) {
             if (PAIRED && end - row == 1 && last - first > 1 && (backwards ? last : first + 2) <= whole) {
                 two_panels(of, (backwards ? last - 2 : first) * PANEL, row);
                 if (backwards) last -= 2;
@@ -171,6 +178,14 @@ static void multiply_rows(const multiplication *of) {
             } else one_panel(of, (backwards ? --last : first++) * PANEL, row, end);
         }
     }
+}
+
+/* For each row r < rows and output n < N: y[r, n] = start[r, n] + sum over k < K of x[r, k] W[k, n]. */
+static void multiply_rows(const multiplication *of) {
+    int64_t panels = (of->N + PANEL - 1) / PANEL, work = of->rows * of->K * of->N;
+    int64_t shares = work < SHARED || panels < threads_at_hand ? 1 : threads_at_hand;
+    if (shares == 1) multiply_share(of, 0, 1);
+    else share_out(multiply_share, of, shares, work >= WORTH_WAKING);
 }
 
 /* y[r * y_stride + n] = bias[n] + sum over k of x[r * x_stride + k] W[k, n]; no bias: NULL. y and x are aligned to 4 bytes. */

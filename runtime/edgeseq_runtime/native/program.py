@@ -65,6 +65,8 @@ class Programs:
         self._graph = graph
         self._kernels = kernels
         self._constants = {id(one): {name: array_of(tensor) for name, tensor in one.tensors.items()} for one in _graphs(graph)}
+        for one in _graphs(graph):  # whose tensors point to the model's bytes, which nothing else needs any longer
+            one.tensors.update({name: tensor._replace(data=()) for name, tensor in one.tensors.items()})
         self._packed: dict[object, Packed] = {}
         self._made: OrderedDict[Key, Program] = OrderedDict()
         self._lock = threading.Lock()

@@ -428,4 +428,5 @@ def call_arguments(words: Array, bases: Sequence[int]) -> tuple[object, ...]:
         ctypes.c_void_p(address_of(words)),
         ctypes.c_int64(len(words)),
         (ctypes.c_void_p * max(len(bases), 1))(*bases),
+        ctypes.c_int64(1),
     )

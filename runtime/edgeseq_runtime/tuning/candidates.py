@@ -94,6 +94,14 @@ def _thread_counts(most: int) -> list[int]:
 
 def _threaded(threads: int, plan: Plan) -> Iterator[Candidate]:
     required = CORES if threads > plan.threads else FREE
+    if threads > 1:
+        yield Candidate(
+            name=f"{OWN_KERNELS}, {threads} threads",
+            why="products large enough to be shared, by threads that wait in a loop for 100 us",
+            native=True,
+            threads=threads,
+            required=required,
+        )
     if threads == 1:
         if plan.threads > 1:
             yield Candidate(name="1 thread", why="threads that wait for each other cost time", threads=1, required=required)
