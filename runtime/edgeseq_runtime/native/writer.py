@@ -18,6 +18,7 @@ from edgeseq_runtime.onnx_wire import Graph, Node
 from edgeseq_runtime.tensors.spec import Array
 
 NONE = -1  # a place that is not there
+MAX_AXES = 8  # as in library.c
 Word = int | float | Value | None  # of an instruction
 
 
@@ -340,7 +341,11 @@ class Axes(NamedTuple):
 
 
 def merged(sizes: Sequence[int], *strides: Sequence[int]) -> Axes:
-    """The fewest axes that go over the same elements in the same order; at least one."""
+    """The fewest axes that go over the same elements in the same order; at least one.
+
+    Raises:
+        UsageError: they are more than the library counts.
+    """
     kept: list[list[int]] = []  # size, then a stride for each operand
     for size, *steps in zip(sizes, *strides, strict=True):
         if size == 1:
@@ -350,6 +355,8 @@ def merged(sizes: Sequence[int], *strides: Sequence[int]) -> Axes:
         else:
             kept.append([size, *steps])
     kept = kept or [[1, *(1 for _ in strides)]]
+    if len(kept) > MAX_AXES:
+        raise UsageError(f"the native kernels go over at most {MAX_AXES} axes at once, and here are {len(kept)}; choose device 'cpu'")
     return Axes(tuple(one[0] for one in kept), tuple(tuple(one[1 + i] for one in kept) for i in range(len(strides))))
 
 
@@ -428,5 +435,4 @@ def call_arguments(words: Array, bases: Sequence[int]) -> tuple[object, ...]:
         ctypes.c_void_p(address_of(words)),
         ctypes.c_int64(len(words)),
         (ctypes.c_void_p * max(len(bases), 1))(*bases),
-        ctypes.c_int64(1),
     )
