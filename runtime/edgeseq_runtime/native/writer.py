@@ -356,7 +356,9 @@ def merged(sizes: Sequence[int], *strides: Sequence[int]) -> Axes:
             kept.append([size, *steps])
     kept = kept or [[1, *(1 for _ in strides)]]
     if len(kept) > MAX_AXES:
-        raise UsageError(f"the native kernels go over at most {MAX_AXES} axes at once, and here are {len(kept)}; choose device 'cpu'")
+        raise UsageError(
+            f"the native kernels go over at most {MAX_AXES} axes at once, and here are {len(kept)}; choose device 'cpu'"
+        )
     return Axes(tuple(one[0] for one in kept), tuple(tuple(one[1 + i] for one in kept) for i in range(len(strides))))
 
 
