@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 # Okabe and Ito's colours, which people with any colour vision tell apart; beside them the shapes differ.
 STYLES = {
     "edgeseq": ("black", "D"),
+    "edgeseq_native": ("black", "X"),
     "edgeseq_tuned": ("black", "P"),
     "edgeseq_int8": ("black", "*"),
     "onnxruntime_plain": ("#999999", "D"),

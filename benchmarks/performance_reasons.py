@@ -15,7 +15,7 @@ from peers.statistics import fastest, ratios, spread
 Record = Mapping[str, Any]
 EMPTY = "gait-step"  # the network that is nearly all call
 CLOSE = 1.03  # a ratio that is told as level
-OURS = ("edgeseq", "edgeseq_tuned")
+OURS = ("edgeseq", "edgeseq_native", "edgeseq_tuned")
 NO_PEER = (*OURS, "edgeseq_int8", "onnxruntime_plain")
 
 

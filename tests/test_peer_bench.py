@@ -414,7 +414,7 @@ def test_the_page_is_filled_from_the_measurements(tmp_path):
     assert "| edgeseq | 110 | 13.0 |" in text
     assert "| LiteRT | 88.0 (0.80) | 4.0 (0.31) |" in text
     assert "| ONNX Runtime, plain `run` | **10.0** (0.09) | – |" in text
-    assert "| edgeseq, int8 | 55.0 (0.50) | – |" in text
+    assert "| edgeseq, int8, tuned | 55.0 (0.50) | – |" in text
     assert "| *limit* | 55.0, 31 GB/s | 1.0, 31 GB/s |" in text
     assert "| *edgeseq over its limit* | 2.00 | 13.00 |" in text
     # The runtime under edgeseq is no peer, and neither is int8.

@@ -29,6 +29,7 @@ GIVEN_UP = "not converted after"
 HERE = Path(__file__).parent
 PARTS = {  # module -> (what it starts from, its distribution): known without importing it, which takes seconds and can fail
     "edgeseq": ("bundle", "edgeseq"),
+    "edgeseq_native": ("bundle", "edgeseq"),
     "edgeseq_tuned": ("bundle", "edgeseq"),
     "edgeseq_int8": ("bundle", "edgeseq"),
     "onnxruntime_plain": ("onnx", "onnxruntime"),
@@ -42,7 +43,8 @@ PARTS = {  # module -> (what it starts from, its distribution): known without im
     "executorch_xnnpack": ("torch", "executorch"),
 }
 
-CODE = {"edgeseq_tuned": "runtime/edgeseq_runtime/tuning", "edgeseq_int8": "quantize/edgeseq_quantize"}  # that converts
+_TUNES = ("runtime/edgeseq_runtime/tuning", "runtime/edgeseq_runtime/native")
+CODE = {"edgeseq_tuned": _TUNES, "edgeseq_int8": (*_TUNES, "quantize/edgeseq_quantize")}  # that converts
 
 
 class Converted(NamedTuple):
@@ -90,8 +92,10 @@ def _key(name: str, prepared: Prepared) -> str:
     starts = {"bundle": prepared.bundle, "onnx": prepared.onnx, "fixed": prepared.fixed_onnx}
     start = starts[model].read_bytes() if model in starts else prepared.facts["key"].encode()
     hashed = hashlib.sha256(start)
-    for file in sorted((HERE.parents[1] / CODE[name]).rglob("*.py")) if name in CODE else ():
-        hashed.update(file.read_bytes())
+    for code in CODE.get(name, ()):
+        for file in sorted((HERE.parents[1] / code).rglob("*.[pch]*")):
+            if file.suffix in {".py", ".c", ".h"}:
+                hashed.update(file.read_bytes())
     hashed.update(f"{package} {_version(package)}".encode())
     hashed.update((HERE / "runtimes" / f"{name}.py").read_bytes())
     return hashed.hexdigest()[:12]

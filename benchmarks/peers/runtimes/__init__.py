@@ -21,6 +21,7 @@ Arrays = dict[str, NDArray[Any]]
 
 NAMES = (
     "edgeseq",
+    "edgeseq_native",
     "edgeseq_tuned",
     "edgeseq_int8",
     "onnxruntime_plain",
