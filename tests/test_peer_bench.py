@@ -416,7 +416,7 @@ def test_the_page_is_filled_from_the_measurements(tmp_path):
     assert "| ONNX Runtime, plain `run` | **10.0** (0.09) | – |" in text
     assert "| edgeseq, int8, tuned | 55.0 (0.50) | – |" in text
     assert "| *limit* | 55.0, 31 GB/s | 1.0, 31 GB/s |" in text
-    assert "| *edgeseq over its limit* | 2.00 | 13.00 |" in text
+    assert "| *edgeseq's best fp32 over its limit* | 2.00 | 13.00 |" in text
     # The runtime under edgeseq is no peer, and neither is int8.
     assert "| *edgeseq's best fp32 over the best peer* | 1.25 (1.25–1.25), LiteRT | 4.33 (4.33–4.33), MNN |" in text
     assert "| *best fp32 peer over int8* | 1.60 | – |" in text
@@ -426,7 +426,7 @@ def test_the_page_is_filled_from_the_measurements(tmp_path):
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     assert text.count("![") == 2
-    assert "its number of threads: edgeseq: num_threads. edgeseq, int8: num_threads. ONNX Runtime, plain `run`:" in " ".join(
+    assert "its number of threads: edgeseq: num_threads. edgeseq, int8, tuned: num_threads. ONNX Runtime, plain `run`:" in " ".join(
         text.split()
     )
     assert max(map(len, (line for line in text.splitlines() if not line.startswith(("|", "-"))))) <= 140
