@@ -16,9 +16,10 @@ import torch
 from onnx import TensorProto, helper
 
 import edgeseq_runtime.native
+from edgeseq_runtime.native.compiled import FLAGS
 
 SOURCES = Path(edgeseq_runtime.native.__file__).parent
-FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC", "-Wall", "-Wextra")
+WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-function")
 WRAPPERS = """
 #include "recurrent.h"
 int panel(void) { return PANEL; }
@@ -26,9 +27,11 @@ void apply(int which, float *y, const float *x, int64_t n) {
     (which == 0 ? exp_all : which == 1 ? sigmoid_all : tanh_all)(y, x, n);
 }
 void multiply(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, int64_t K, const float *packed, int64_t N,
-              const float *bias, int onto) {
+              const float *bias, int onto, int64_t threads) {
+    gather_crew(threads);
     if (onto) product_onto(y, y_stride, x, x_stride, rows, K, packed, N);
     else product(y, y_stride, x, x_stride, rows, K, packed, N, bias);
+    dismiss_crew();
 }
 int64_t scratch(int gates, int64_t T, int64_t B, int64_t I, int64_t H) {
     return (gates == 4 ? lstm_scratch : gates == 3 ? gru_scratch : rnn_scratch)(T, B, I, H);
@@ -110,7 +113,12 @@ class Kernels:
 
     def __init__(self, path: Path):
         self.library = ctypes.CDLL(str(path))
-        self.library.scratch.restype = ctypes.c_int64
+        array, flag, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+        self.library.apply.argtypes = (flag, array, array, number)
+        self.library.multiply.argtypes = (
+            array, number, array, number, number, number, array, number, array, flag, number,
+        )  # fmt: skip
+        self.library.scratch.argtypes, self.library.scratch.restype = (flag, *[number] * 4), number
         self.panel = self.library.panel()
 
     def pack(self, weights):
@@ -129,11 +137,11 @@ class Kernels:
 
     def apply(self, which, x):
         y = np.full(x.size + 8, UNTOUCHED)
-        self.library.apply(which, *map(ctypes.c_void_p, (y.ctypes.data, x.ctypes.data)), ctypes.c_int64(x.size))
+        self.library.apply(which, address(y), address(x), x.size)
         assert (y[x.size :] == UNTOUCHED).all()
         return y[: x.size]
 
-    def multiply(self, x, weights, bias=None, onto=None):
+    def multiply(self, x, weights, bias=None, onto=None, threads=1):
         """x (rows, K) with any stride from row to row; y is at an odd address, between guards."""
         (rows, K), N = x.shape, weights.shape[1]
         room = np.full((rows + 2, N + 3), UNTOUCHED)
@@ -141,10 +149,18 @@ class Kernels:
         if onto is not None:
             y[:] = onto
         packed, padded = self.pack(weights), None if bias is None else self.pad(bias)
-        numbers = [ctypes.c_int64(n) for n in (N + 3, x.strides[0] // 4, rows, K, N)]
-        pointers = [ctypes.c_void_p(address(a)) for a in (y, x, packed, padded)]
         self.library.multiply(
-            pointers[0], numbers[0], pointers[1], *numbers[1:4], pointers[2], numbers[4], pointers[3], int(onto is not None)
+            address(y),
+            N + 3,
+            address(x),
+            x.strides[0] // 4,
+            rows,
+            K,
+            address(packed),
+            N,
+            address(padded),
+            onto is not None,
+            threads,
         )
         assert (room[0] == UNTOUCHED).all()
         assert (room[-1] == UNTOUCHED).all()
@@ -163,7 +179,7 @@ class Kernels:
         elif layer.kind == "GRU":
             r, r_hidden = self.pack(layer.R[: 2 * H].T), self.pack(layer.R[2 * H :].T)
         w, bias = self.pack(layer.W.T), self.pad(of_input + of_state)
-        size = self.library.scratch(gates, *map(ctypes.c_int64, (T, B, F, H)))
+        size = self.library.scratch(gates, T, B, F, H)
         scratch = aligned(size + 16)
         scratch[:size], scratch[size:] = np.nan, UNTOUCHED  # what lies there from before must not matter
         room = np.full((T, directions, B, H), UNTOUCHED)
@@ -190,7 +206,7 @@ def kernels(request, tmp_path_factory):
         pytest.skip(f"no C compiler: no program {compiler} on PATH")
     folder = tmp_path_factory.mktemp("kernels")
     (folder / "wrappers.c").write_text(WRAPPERS)
-    command = [compiler, f"-march={machine}", *FLAGS, f"-I{SOURCES}", "wrappers.c", "-o", "kernels.so", "-lm"]
+    command = [compiler, f"-march={machine}", *FLAGS, *WARNINGS, f"-I{SOURCES}", "wrappers.c", "-o", "kernels.so", "-lm"]
     made = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     assert not made.stderr
@@ -251,7 +267,7 @@ def test_functions_write_over_their_input_and_end_anywhere(kernels):
         for which in (EXP, SIGMOID, TANH):
             y = kernels.apply(which, x)
             over = x.copy()
-            kernels.library.apply(which, *[ctypes.c_void_p(address(over))] * 2, ctypes.c_int64(n))
+            kernels.library.apply(which, address(over), address(over), n)
             np.testing.assert_array_max_ulp(over, y, 2)
             assert np.isfinite(y).all()
 
@@ -298,6 +314,15 @@ def test_a_row_has_the_same_bits_among_many(kernels, K, N):
     alone = np.concatenate([kernels.multiply(row[None], weights, bias) for row in x])
     for rows in (*range(2, 15), 96, 97, 100, 211):
         np.testing.assert_array_equal(kernels.multiply(x[:rows], weights, bias), alone[:rows])
+
+
+@pytest.mark.parametrize("rows", [1, 7, 200])
+def test_threads_share_outputs_and_change_no_bit(kernels, rows):
+    x, weights, before = drawn(rows, 300), drawn(300, 650, seed=1), drawn(rows, 650, seed=3)
+    alone = kernels.multiply(x, weights, onto=before)
+    for threads in (2, 3, 5):
+        for _ in range(3):  # there and back through the weights
+            np.testing.assert_array_equal(kernels.multiply(x, weights, onto=before, threads=threads), alone)
 
 
 def test_two_products_are_one_of_both_inputs(kernels):
