@@ -194,7 +194,7 @@ def _with_borders(node: Node, value: Value, axis: int, before: int, after: int, 
         raise UsageError(unsupported(node, f"don't pad an axis of {length} by '{mode}' with {before} before and {after} after"))
     turned = np.moveaxis(value.array, axis, 0)
     if mode == "edge":
-        ends = [np.broadcast_to(turned[0], (before, *turned.shape[1:])), np.broadcast_to(turned[-1], (after, *turned.shape[1:]))]
+        ends = [np.broadcast_to(end, (n, *turned.shape[1:])) for end, n in ((turned[:1], before), (turned[-1:], after))]
     elif mode == "reflect":
         ends = [turned[1 : before + 1][::-1], turned[length - 1 - after : length - 1][::-1]]
     else:
