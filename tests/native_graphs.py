@@ -101,7 +101,7 @@ class Drawn:
         """A value of the graph that equals the array, after so many random views of what is given."""
         steps: list[NodeProto] = []
         to = name
-        for index in range(views if array.ndim else 0):
+        for index in range(views if array.ndim and array.size else 0):
             before = f"{name}_{index}"
             array, step = self._before(array, before, to)
             steps.insert(0, step)
