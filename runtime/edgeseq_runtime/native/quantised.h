@@ -104,7 +104,7 @@ static float round_block(uint8_t *restrict to, const float *restrict x, int64_t 
     const float shift = 12582912.0f; /* leaves the nearest integer in the low bits, see power_of */
     for (int64_t k = 0; k < inputs; k++) to[k] = (uint8_t)(bits_of(x[k] * by + shift) + OFFSET);
     memset(to + inputs, OFFSET, size - inputs);
-    return most < LEAST ? 0.0f : most * (1.0f / 127.0f);
+    return most < LEAST ? 0.0f : most / 127.0f;
 }
 
 static void round_rows(uint8_t *to, const integer_part *of, const float *x, int64_t x_stride, int64_t rows) {
@@ -126,8 +126,6 @@ static void round_rows(uint8_t *to, const integer_part *of, const float *x, int6
 #else
 #define INTEGER_ROWS 2
 #endif
-/* How far ahead of a single row's product its weights are asked for. */
-#define AHEAD 1024
 
 INLINE ints four_inputs(const uint8_t *x) {
     int32_t four;
@@ -154,7 +152,6 @@ INLINE void integer_block(const int rows, const int bits, const int chains, floa
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; v++) {
                 const int8_t *from = weights + (k / (4 * groups) + c) * 4 * PANEL + v * 4 * LANES;
-                if (rows == 1 && 4 * LANES * v % 64 == 0) __builtin_prefetch(from + AHEAD);
                 bytes both = load_bytes(from);
 #pragma GCC unroll 2
                 for (int g = 0; g < groups; g++) {
