@@ -23,6 +23,8 @@ static int64_t run_matmul(operands given) {
                     const float by = a[k * ak];
                     for (int64_t n = 0; n < N; n++) y[n] += by * b[k * bk + n];
                 }
+            } else if (ak == 1 && bk == 1 && K < 4 * LANES) {
+                short_dots(y, a, b, bn, N, K);
             } else if (ak == 1 && bk == 1) {
                 for (int64_t n = 0; n < N; n++) y[n] = dot_over(a, b + n * bn, K);
             } else {

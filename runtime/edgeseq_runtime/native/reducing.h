@@ -36,6 +36,33 @@ static inline float dot_over(const float *a, const float *b, int64_t n) {
     return sum + sum_in(parts);
 }
 
+#if defined(__clang__)
+#define CHOSEN(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+typedef int32_t four_indices __attribute__((vector_size(16)));
+#define CHOSEN(a, b, i, j, k, l) __builtin_shuffle(a, b, (four_indices){i, j, k, l})
+#endif
+
+// Products of a and the rows at b, `stride` apart: four at a time, whose sums end together. For rows too short for whole vectors.
+static void short_dots(float *y, const float *a, const float *b, int64_t stride, int64_t rows, int64_t n) {
+    typedef four __attribute__((aligned(4), may_alias)) four_anywhere;
+    int64_t row = 0;
+    for (; row + 4 <= rows; row += 4, b += 4 * stride) {
+        four part[4] = {{0}};
+        int64_t i = 0;
+        for (; i + 4 <= n; i += 4) {
+            const four with = *(const four_anywhere *)(a + i);
+            for (int64_t r = 0; r < 4; r++) part[r] += with * *(const four_anywhere *)(b + r * stride + i);
+        }
+        const four first = CHOSEN(part[0], part[1], 0, 4, 1, 5) + CHOSEN(part[0], part[1], 2, 6, 3, 7);
+        const four second = CHOSEN(part[2], part[3], 0, 4, 1, 5) + CHOSEN(part[2], part[3], 2, 6, 3, 7);
+        four sums = CHOSEN(first, second, 0, 1, 4, 5) + CHOSEN(first, second, 2, 3, 6, 7);
+        for (; i < n; i++) sums += a[i] * (four){b[i], b[stride + i], b[2 * stride + i], b[3 * stride + i]};
+        *(four_anywhere *)(y + row) = sums;
+    }
+    for (; row < rows; row++, b += stride) y[row] = dot_over(a, b, n);
+}
+
 // The greatest, NaN where one is: NaN stays because nothing is greater than it.
 static inline float greatest_over(const float *x, int64_t n) {
     float most[LANES];
