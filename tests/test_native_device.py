@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from edgeseq_runtime import load_device, make_forecast, make_plan, open_bundle
 from edgeseq_runtime.cli.main import app
 from edgeseq_runtime.detect import detect_machine
-from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.native import compiled as native
 from edgeseq_runtime.selftest.board import read_board
 from edgeseq_runtime.selftest.environment import environment_checks

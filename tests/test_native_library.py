@@ -146,7 +146,15 @@ def test_another_compiler_or_another_version_of_it_is_another_library(sources, f
         made = made_of(sources, folder, environment={"CC": str(script(tmp_path / "own-cc", text))})
         assert made.record.compiler == version.replace("(Ours) ", "")
         paths.add(made.path)
-    assert len(paths) == 3
+    elsewhere = shutil.copy(tmp_path / "own-cc", tmp_path / "other-cc")  # says the same, and may be another all the same
+    paths.add(made_of(sources, folder, environment={"CC": str(elsewhere)}).path)
+    assert len(paths) == 4
+
+
+def test_another_c_library_is_another_library(sources, folder, monkeypatch):
+    path = made_of(sources, folder).path
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.17"))
+    assert made_of(sources, folder).path != path
 
 
 @pytest.mark.parametrize(("name", "flags"), [("B", "avx2"), ("A", "avx2 vaes"), ("A", "")])
@@ -297,8 +305,7 @@ def test_what_was_kept_is_used_where_the_compiler_has_gone_unless_another_was_as
 
 @no_zig
 def test_a_kept_file_that_is_damaged_is_not_used_where_the_compiler_has_gone(sources, folder, tmp_path):
-    made = made_of(sources, folder)
-    made.path.write_bytes(b"damaged")
+    kept_by_another(sources, folder).write_bytes(b"damaged")
     with pytest.raises(ProviderError, match="no cc on PATH"):
         made_of(sources, folder, environment={"PATH": str(tmp_path)})
 
@@ -392,10 +399,11 @@ def test_the_package_ziglang_is_the_last_to_be_tried(sources, folder, tmp_path):
     package = tmp_path / "packages" / "ziglang"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
+    (package.parent / "ziglang-1.2.3.dist-info").mkdir()
+    (package.parent / "ziglang-1.2.3.dist-info" / "METADATA").write_text("Name: ziglang\nVersion: 1.2.3\n")
     (package / "__main__.py").write_text(
         "import os, sys\n"
         "assert sys.argv[1] == 'cc'\n"
-        "if sys.argv[2] == '--version': sys.exit(print('clang version 22.1.8 (https://example.org/zig)'))\n"
         "assert '-mcpu=native' in sys.argv and '-march=native' not in sys.argv\n"
         f"os.execv({CC!r}, [{CC!r}, *(one for one in sys.argv[2:] if one != '-mcpu=native')])\n"
     )
@@ -411,7 +419,7 @@ def test_the_package_ziglang_is_the_last_to_be_tried(sources, folder, tmp_path):
         "PYTHONPATH": f"{tmp_path / 'packages'}:{os.environ.get('PYTHONPATH', '')}",
     }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[1:] == ["zig's clang 22.1.8"], done.stderr
+    assert done.stdout.splitlines()[1:] == ["zig 1.2.3"], done.stderr
     assert done.stdout.splitlines()[0].endswith(" True")
 
 
@@ -419,7 +427,7 @@ def test_the_package_ziglang_is_the_last_to_be_tried(sources, folder, tmp_path):
 @pytest.mark.skipif(util.find_spec("ziglang") is None, reason="the package ziglang is not installed")
 def test_the_package_ziglang_compiles(sources, folder, tmp_path):
     made = made_of(sources, folder, environment={"PATH": str(tmp_path)})
-    assert (made.record.compiler.startswith("zig's clang"), right(made)) == (True, True)
+    assert (made.record.compiler.startswith("zig "), right(made)) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -443,6 +451,16 @@ def test_sources_are_compiled_as_they_were_read(sources, folder, tmp_path):
     assert right(made, 3.0)
 
 
+def test_a_compiler_leaves_nothing_behind(sources, folder, tmp_path):
+    noted = tmp_path / "noted"
+    text = f'[ "$1" = --version ] || {{ echo $TMPDIR > {noted}; pwd >> {noted}; touch "$TMPDIR/left" left-too; }}\nexec {CC} "$@"'
+    assert right(made_of(sources, folder, environment={"CC": str(script(tmp_path / "own-cc", text))}))
+    used = [Path(line) for line in noted.read_text().splitlines()]
+    assert used[0] == used[1]
+    assert not used[0].exists()
+    assert not list(sources.glob("left*"))
+
+
 def test_nothing_is_compiled_without_a_program(tmp_path):
     compiler = next(one for one in find_compilers() if isinstance(one, Compiler))
     with pytest.raises(CompilerFailed, match="failed with exit code"):
@@ -461,7 +479,7 @@ def test_the_kernels_are_there_and_say_what_made_them(fresh_process):
     library = native.library()
     assert hasattr(library, native.SYMBOL)
     assert native.library() is library
-    assert re.fullmatch(r"\d+\.\d+\.\d+, (gcc|clang|zig's clang) [\d.]+, (AVX-512|AVX2|NEON|\w+)", native.version())
+    assert re.fullmatch(r"\d+\.\d+\.\d+, (gcc|clang|zig) [\d.]+, (AVX-512|AVX2|NEON|\w+)", native.version())
     made = native.compiled()
     assert made.path is not None
     assert made.path.parent.parts[-2:] == ("edgeseq", "native")

@@ -63,8 +63,7 @@ def make_plan(
         axes: sizes to prepare engines for, of TensorRT or of ONNX Runtime's provider, such as "T=1:100:2000".
 
     Raises:
-        UsageError: the bundle has no such precision or axis, fewer than 1 thread or more than the backend has, or a backend that
-            the device has not.
+        UsageError: the bundle has no such precision or axis, fewer than 1 thread, or a backend that the device has not.
         DeviceError: there is no such device.
     """
     bundle.member(precision)  # raises where there is none

@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +77,8 @@ def version() -> str:
     Raises:
         ProviderError: as `library`.
     """
+    from importlib import metadata  # which a session does without
+
     vectors = [name for feature, name in VECTORS.items() if feature in read_processor(Path("/")).features]
     return ", ".join((metadata.version("edgeseq"), compiled().record.compiler, vectors[0] if vectors else platform.machine()))
 

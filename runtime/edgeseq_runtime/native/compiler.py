@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,20 +27,20 @@ class Compiler(NamedTuple):
     """One that says of itself what it is."""
 
     command: tuple[str, ...]
-    said: str  # to --version
+    said: str  # to --version; of the package ziglang, its version
 
     @property
     def is_zig(self) -> bool:
-        """Whether it is clang as zig brings it, which names processors in its own way."""
+        """Whether it is zig's clang, which names processors in its own way."""
         return ZIG in self.command or Path(self.command[0]).name == "zig"
 
     @property
     def title(self) -> str:
         """Its name and version, such as "gcc 12.2.0"."""
         line = self.said.partition("\n")[0]
-        name = "clang" if "clang" in line else "gcc"
+        name = next((one for one in ("zig", "clang") if one in line), "gcc")
         versions = re.findall(r"version (\d+(?:\.\d+)+)", line) or re.findall(r"\b\d+(?:\.\d+)+", line)[-1:]
-        return " ".join(("zig's " * self.is_zig + name, *versions[:1]))
+        return " ".join((name, *versions[:1]))
 
 
 def find_compilers(environment: Mapping[str, str] = os.environ) -> Iterator[Compiler | str]:
@@ -64,7 +63,7 @@ def find_compilers(environment: Mapping[str, str] = os.environ) -> Iterator[Comp
             yield _asked((path, *words[1:]))
     if named:
         return
-    yield _asked((sys.executable, "-m", ZIG, "cc")) if util.find_spec(ZIG) else f"no package {ZIG} in this Python"
+    yield _zig()
 
 
 def compile_library(compiler: Compiler, flags: Sequence[str], sources: Mapping[str, bytes], folder: Path, seconds: float) -> Path:
@@ -101,9 +100,19 @@ def _asked(command: tuple[str, ...]) -> Compiler | str:
         return str(error)
 
 
+def _zig() -> Compiler | str:
+    from importlib import metadata  # which a session with another compiler does without
+
+    try:  # starting it to ask takes a second
+        return Compiler((sys.executable, "-m", ZIG, "cc"), f"zig {metadata.version(ZIG)}")
+    except metadata.PackageNotFoundError:
+        return f"no package {ZIG} in this Python"
+
+
 def _run(command: Sequence[str], seconds: float, folder: Path | None = None) -> str:
-    """What a program writes; it leaves nothing outside the folder that is not its own cache, and no process behind."""
-    here = {"LC_ALL": "C"} if folder is None else {"LC_ALL": "C", "TMPDIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
+    """What a program writes; it leaves no file outside the folder and no process behind."""
+    places = ("TMPDIR", "ZIG_LOCAL_CACHE_DIR", "ZIG_GLOBAL_CACHE_DIR") if folder is not None else ()
+    here = {"LC_ALL": "C", **dict.fromkeys(places, str(folder))}
     shown = shlex.join(command)
     try:
         process = subprocess.Popen(
