@@ -22,7 +22,6 @@ Inputs = Sequence[Value | None]
 
 BY_INTEGERS = 4  # MatMulNBits' accuracy_level at which rows are rounded
 GROUP = 4  # inputs whose weights for one output are side by side
-HEADER = 64  # bytes of packed weights before the first panel
 MOST_INPUTS = 1 << 16  # of a block: sums of products of 8 bits by 8 bits have room in 32
 
 
@@ -37,8 +36,7 @@ class Integers(NamedTuple):
 
 def packed_integers(parts: Sequence[Integers], panel: int) -> Array:
     """Weights as the library reads them (quantised.h): the parts, of the same N, side by side in panels of so many outputs."""
-    made = np.concatenate([_panels(part, panel) for part in parts], 1)
-    return aligned(np.concatenate([np.zeros(HEADER, np.uint8), made.ravel()]))
+    return aligned(np.concatenate([_panels(part, panel) for part in parts], 1))
 
 
 def _panels(part: Integers, panel: int) -> Array:
