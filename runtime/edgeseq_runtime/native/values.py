@@ -27,7 +27,7 @@ class Block:
         self.start = start  # in the segment, in bytes
         self.base = base  # the array whose first element is there
         self.address = address_of(base)
-        self.uses = 0  # names that hold it; given back at 0
+        self.uses = 0 if segment == SCRATCH else 1  # names that hold it, here or, of the caller's memory, there; given back at 0
         self.held = False  # by a loop as its state, which each round begins with
 
 

@@ -106,13 +106,13 @@ class Writer:
                 if value.block is not None and name:
                     value.block.uses += 1
                     own[name] = self._own[name] = value.block
-            for name in ending:
-                if name in own:
-                    self.release(own.pop(name))
             for block in self._made:
                 if not block.uses:
                     block.uses = 1
                     self.release(block)
+            for name in ending:
+                if name in own:
+                    self.release(own.pop(name))
         self._single, self._own, self._made, self._ending = around
         return Written([names[output.name] for output in graph.outputs], list(own.values()))
 
