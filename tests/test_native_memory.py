@@ -1,0 +1,164 @@
+"""Device "native": memory that is planned, programs that are kept, and calls at the same time."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from native_graphs import Drawn, computed, model_of, near, needs_compiler, node, opened
+from native_random import evaluated, random_steps
+
+from edgeseq_runtime.native.program import KEPT
+from edgeseq_runtime.native.values import Scratch
+
+pytestmark = needs_compiler
+
+
+def drawn_inputs(rng):
+    shapes = {"a": (1, 5), "b": (4, 3), "c": (3, 4), "d": (7, 11)}
+    return {name: np.round(rng.standard_normal(shape) * 8).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("seeds", np.arange(200).reshape(10, 20).tolist(), ids=lambda seeds: f"from {seeds[0]}")
+def test_values_that_live_share_no_memory(seeds):
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        inputs = drawn_inputs(rng)
+        steps, constants = random_steps(rng, inputs, int(rng.integers(5, 45)))
+        wanted = sorted({str(rng.choice([step.output for step in steps])) for _ in range(4)} | {steps[-1].output})
+        given = {name: array.copy() for name, array in inputs.items()}
+        found = computed([step.node for step in steps], given, wanted, constants)
+        assert all(np.array_equal(given[name], array) for name, array in inputs.items())  # the caller's stay as they are
+        expected = evaluated(steps, inputs)
+        for name, array in zip(wanted, found, strict=True):
+            np.testing.assert_array_equal(array, expected[name], err_msg=f"seed {seed}, {name}")
+
+
+def test_memory_is_used_again():
+    """A chain of a hundred nodes needs room for two or three values, not for a hundred."""
+    x = np.ones((64, 64), np.float32)
+    chain = [node("Neg", f"v{index}", f"v{index + 1}") for index in range(100)]
+    model = opened(model_of(chain, {"v0": x}, ["v100"]))
+    np.testing.assert_array_equal(model.run({"v0": x})["v100"], x)
+    (program,) = model.programs._made.values()
+    assert program.scratch <= 3 * x.nbytes
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_the_planner_lends_is_lent_once(seed):
+    rng = np.random.default_rng(seed)
+    scratch, lent = Scratch(), {}
+    for _ in range(300):
+        if lent and rng.integers(2):
+            start = int(rng.choice(list(lent)))
+            scratch.give_back(start, lent.pop(start))
+        else:
+            size = int(rng.integers(1, 400))
+            start = scratch.take_new(size) if rng.integers(8) == 0 else scratch.take(size)
+            assert start % 64 == 0
+            assert start + size <= scratch.size
+            assert all(start + size <= other or other + held <= start for other, held in lent.items())
+            lent[start] = size
+    for start, size in lent.items():
+        scratch.give_back(start, size)
+    whole = scratch.size
+    assert scratch.take(whole) == 0  # all pieces became one again
+    assert scratch.size == whole
+
+
+def test_a_result_that_is_an_input_a_constant_or_there_twice():
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    nodes = [node("Identity", "x", "same"), node("Transpose", "x", "turned"), node("Neg", "x", "n"), node("Identity", "n", "m")]
+    same, turned, n, m, k = computed(
+        [*nodes, node("Identity", "k0", "k")], {"x": x}, ["same", "turned", "n", "m", "k"], {"k0": x[0]}
+    )
+    for found, expected in ((same, x), (turned, x.T), (n, -x), (m, -x), (k, x[0])):
+        np.testing.assert_array_equal(found, expected)
+        assert not np.shares_memory(found, x)
+    assert not np.shares_memory(n, m)
+
+
+def test_a_result_without_axes_and_an_input_without_axes():
+    a, b = np.array(3, np.float32), np.array(4, np.float32)
+    nodes = [node("Add", "a b", "s"), node("ReduceSum", "x", "t", keepdims=0), node("Exp", "z", "e"), node("Sub", "s t", "d")]
+    found = computed(nodes, {"a": a, "b": b, "x": np.float32([1, 2]), "z": np.array(0, np.float32)}, ["s", "t", "e", "d"])
+    assert [(one.shape, float(one)) for one in found] == [((), 7), ((), 3), ((), 1), ((), 4)]
+
+
+def test_nothing_at_all_is_computed():
+    """Arrays without elements go through, where an operator knows what that is."""
+    x = np.zeros((0, 3), np.float32)
+    nodes = [node("Tanh", "x", "t"), node("Add", "t x", "a"), node("Transpose", "a", "u"), node("Concat", "x y", "c", axis=0)]
+    nodes += [node("MatMul", "x w", "p"), node("ReduceSum", "x one", "r"), node("Not", "q", "nq"), node("Gather", "y i", "g")]
+    inputs = {"x": x, "y": np.ones((2, 3), np.float32), "q": np.zeros(0, bool), "i": np.zeros(0, np.int64)}
+    found = computed(nodes, inputs, ["a", "u", "c", "p", "r", "nq", "g"], {"w": np.ones((3, 4), np.float32), "one": np.array([1])})
+    assert [one.shape for one in found] == [(0, 3), (3, 0), (2, 3), (0, 4), (0, 1), (0,), (0, 3)]
+
+
+@pytest.fixture
+def layered():
+    """A model of some layers, its input and its equations."""
+    drawn = Drawn(20)
+    w, v = drawn.values((6, 40)), drawn.values((40, 5))
+    nodes = [node("MatMul", "x w", "p"), node("Tanh", "p", "t"), node("MatMul", "t v", "q"), node("Softmax", "q", "y")]
+    model = opened(model_of(nodes, {"x": np.ones((1, 6), np.float32)}, ["y"], {"w": w, "v": v}))
+
+    def expected(x):
+        q = np.tanh(x.astype(np.float64) @ w) @ v
+        return np.exp(q) / np.exp(q).sum(-1, keepdims=True)
+
+    return model, expected
+
+
+def test_more_sizes_than_programs_are_kept(layered):
+    model, expected = layered
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        for rows in range(1, KEPT + 9):
+            x = rng.standard_normal((rows, 6)).astype(np.float32)
+            near(model.run({"x": x})["y"], expected(x), 1.0, 40.0)
+            assert len(model.programs._made) <= KEPT
+    kept = [key[0] for key in model.programs._made]
+    assert kept[-1] == (KEPT + 8, 6)
+    model.run({"x": np.ones((kept[0][0], 6), np.float32)})
+    assert [key[0] for key in model.programs._made][-1] == kept[0]  # used last, so it goes last
+
+
+def test_calls_from_several_threads_do_not_disturb_each_other(layered):
+    model, expected = layered
+    barrier = threading.Barrier(4)
+
+    def caller(seed):
+        rng = np.random.default_rng(seed)
+        barrier.wait()
+        for turn in range(60):
+            x = rng.standard_normal((1 + (seed + turn) % 7, 6)).astype(np.float32)
+            near(model.run({"x": x})["y"], expected(x), 1.0, 40.0)
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(caller, range(4)))
+
+
+def test_a_bound_call_reads_and_writes_the_same_memory(layered):
+    model, expected = layered
+    x, y = np.zeros((3, 6), np.float32), np.zeros((3, 5), np.float32)
+    bound, other = model.bind({"x": x}, {"y": y}), model.bind({"x": x}, {"y": None})
+    for seed in range(3):
+        x[...] = np.random.default_rng(seed).standard_normal(x.shape)
+        bound()
+        other()
+        near(y, expected(x), 1.0, 40.0)
+        results = other.computed()
+        np.testing.assert_array_equal(results["y"], y)
+        results["y"][...] = 9  # the caller's own
+        np.testing.assert_array_equal(other.computed()["y"], y)
+
+
+def test_arrays_in_another_order_in_memory_are_given_like_others(layered):
+    model, expected = layered
+    x = np.asfortranarray(np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32))
+    near(model.run({"x": x})["y"], expected(x), 1.0, 40.0)
+    near(model.run({"x": x[::-1]})["y"], expected(x[::-1]), 1.0, 40.0)
