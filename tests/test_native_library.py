@@ -453,12 +453,20 @@ def test_sources_are_compiled_as_they_were_read(sources, folder, tmp_path):
 
 def test_a_compiler_leaves_nothing_behind(sources, folder, tmp_path):
     noted = tmp_path / "noted"
-    text = f'[ "$1" = --version ] || {{ echo $TMPDIR > {noted}; pwd >> {noted}; touch "$TMPDIR/left" left-too; }}\nexec {CC} "$@"'
+    places = "$TMPDIR $ZIG_LOCAL_CACHE_DIR $ZIG_GLOBAL_CACHE_DIR $PWD"
+    text = f'[ "$1" = --version ] || {{ echo {places} > {noted}; touch "$TMPDIR/left" left-too; }}\nexec {CC} "$@"'
     assert right(made_of(sources, folder, environment={"CC": str(script(tmp_path / "own-cc", text))}))
-    used = [Path(line) for line in noted.read_text().splitlines()]
-    assert used[0] == used[1]
-    assert not used[0].exists()
+    used = noted.read_text().split()
+    assert used == used[:1] * 4
+    assert not Path(used[0]).exists()
     assert not list(sources.glob("left*"))
+
+
+def test_a_compiler_reads_nothing_of_what_the_program_is_given(sources, folder, tmp_path):
+    own = script(tmp_path / "own-cc", f'read word && exit 5\nexec {CC} "$@"')
+    command = [sys.executable, "-c", OTHER_PROCESS + "print(sys.stdin.read())", str(sources), str(folder)]
+    done = subprocess.run(command, env={**os.environ, "CC": str(own)}, input="words\n", capture_output=True, text=True, check=False)
+    assert done.stdout.split()[1:] == ["True", "words"], done.stderr
 
 
 def test_nothing_is_compiled_without_a_program(tmp_path):
