@@ -129,6 +129,7 @@ class Writer:
     def body(self, write: Callable[[], None]) -> list[int]:
         """The words of a loop's body, which are not part of the program until they are added to it."""
         words, nodes, self.words, self.nodes = self.words, self.nodes, [], []
+        self._biasless.clear()  # those are places in other words
         try:
             write()
             return self.words
