@@ -149,19 +149,8 @@ class Kernels:
         if onto is not None:
             y[:] = onto
         packed, padded = self.pack(weights), None if bias is None else self.pad(bias)
-        self.library.multiply(
-            address(y),
-            N + 3,
-            address(x),
-            x.strides[0] // 4,
-            rows,
-            K,
-            address(packed),
-            N,
-            address(padded),
-            onto is not None,
-            threads,
-        )
+        product = (address(x), x.strides[0] // 4, rows, K, address(packed), N, address(padded))
+        self.library.multiply(address(y), N + 3, *product, onto is not None, threads)
         assert (room[0] == UNTOUCHED).all()
         assert (room[-1] == UNTOUCHED).all()
         assert (room[:, 0] == UNTOUCHED).all()
@@ -219,7 +208,8 @@ def kernels(request, tmp_path_factory):
 def all_over():
     """Floats of every exponent and both signs, denormals and the ends among them, and dense grids where the functions bend."""
     everywhere = np.arange(0, 2**32, 4099, dtype=np.uint64).astype(np.uint32).view(np.float32)
-    grids = [np.linspace(*ends, 200_001, dtype=np.float32) for ends in ((-105, 89), (-20, 20), (-1, 1), (-0.4, 0.4), (-88.8, -86))]
+    ends = ((-105, 89), (-20, 20), (-1, 1), (0.1, 0.3), (0.1, 0.3), (-88.8, -86))
+    grids = [np.linspace(*end, 300_001 + i, dtype=np.float32) for i, end in enumerate(ends)]
     return np.concatenate([everywhere[np.isfinite(everywhere)], *grids])
 
 
@@ -229,7 +219,7 @@ def in_last_places(y, exact):
     return np.abs(y.astype(np.float64) - exact) / 2.0 ** (exponent - 23)
 
 
-@pytest.mark.parametrize(("which", "most"), [(EXP, 1.0), (SIGMOID, 2.0), (TANH, 2.0)], ids=["exp", "sigmoid", "tanh"])
+@pytest.mark.parametrize(("which", "most"), [(EXP, 0.95), (SIGMOID, 2.0), (TANH, 2.0)], ids=["exp", "sigmoid", "tanh"])
 def test_functions_are_right_to_the_last_places(kernels, which, most):
     x = all_over()
     wide = x.astype(np.float64)

@@ -91,6 +91,7 @@ typedef struct {
 } places;
 
 static places places_of(float *scratch, int64_t gates, int64_t T, int64_t B, int64_t I, int64_t H) {
+    /* LANES more: whole vectors of the last gate end in its own row, and rows of 4 KB would displace each other in the cache. */
     places p = {.steps = steps_at_once(T, B), .width = whole_vectors(H), .row = whole_vectors(gates * H) + LANES};
     int64_t sizes[] = {B * p.width, B * p.width, p.steps * B * p.row, B * p.row, p.steps * B * I, 3 * p.width};
     float **arrays[] = {&p.state, &p.cell, &p.gates, &p.part, &p.inputs, &p.peepholes};
