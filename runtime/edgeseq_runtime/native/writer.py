@@ -135,6 +135,7 @@ class Writer:
             return self.words
         finally:
             self.body_nodes, self.words, self.nodes = self.nodes, words, nodes
+            self._biasless.clear()
 
     def add_body(self, words: list[int]) -> None:
         """Add a body's words, once the instruction that they belong to is written."""
