@@ -36,7 +36,7 @@ def require_as_onnxruntime(nodes, inputs, outputs, constants=None, rtol=1e-6, at
 @pytest.mark.parametrize("steps", [1, 2, T])
 @pytest.mark.parametrize("rows", [1, B])
 def test_states_that_pass_through_others_and_outputs_of_every_kind(steps, rows):
-    """A delay line of three and a state that stays; outputs: a new state, an old one, a view, a slice, what is outside, a constant."""
+    """A delay line of three and a state that stays; outputs: a new state, an old one, a view, a slice, another, a constant."""
     drawn = Drawn(1)
     x, w, outer = drawn.values((steps, rows, H)), drawn.values((H, H)) * 0.5, drawn.values((rows, H))
     starts = [drawn.values((rows, H)) for _ in range(4)]
