@@ -31,7 +31,8 @@
 /* Weights of fewer floats stay in a near cache whole. */
 #define LARGE 32768
 
-/* Products of fewer multiplications are done before another thread would have seen them; of more, they take longer than waking one. */
+/* Products of fewer multiplications are done before another thread would have seen them; of more, they take longer than waking
+ * one. */
 #define SHARED 32768
 #define WORTH_WAKING 8000000
 
@@ -45,21 +46,20 @@ INLINE void tile(const int rows, const int vectors, const int chains, float *y, 
         UNROLLED
         for (int v = 0; v < vectors * chains; v++)
             sums[r][v] = v < vectors ? load(start + r * start_stride + v * LANES) : (floats){0};
-    int64_t k = 0;
-    for (; k + chains <= inputs; k += chains)
+    for (; inputs >= chains; inputs -= chains, x += chains, panel += chains * PANEL)
         UNROLLED
         for (int c = 0; c < chains; c++)
             UNROLLED
             for (int v = 0; v < vectors; v++) {
-                floats weights = load(panel + (k + c) * PANEL + v * LANES);
+                floats weights = load(panel + c * PANEL + v * LANES);
                 UNROLLED
-                for (int r = 0; r < rows; r++) sums[r][c * vectors + v] += x[r * x_stride + k + c] * weights;
+                for (int r = 0; r < rows; r++) sums[r][c * vectors + v] += x[r * x_stride + c] * weights;
             }
-    for (; k < inputs; k++)
+    for (; inputs > 0; inputs--, x++, panel += PANEL)
         UNROLLED
         for (int v = 0; v < vectors; v++)
             UNROLLED
-            for (int r = 0; r < rows; r++) sums[r][v] += x[r * x_stride + k] * load(panel + k * PANEL + v * LANES);
+            for (int r = 0; r < rows; r++) sums[r][v] += x[r * x_stride] * load(panel + v * LANES);
     UNROLLED
     for (int r = 0; r < rows; r++)
         UNROLLED
@@ -82,6 +82,12 @@ INLINE void tile_of_vectors(const int vectors, const int chains, int rows, float
     }
 #undef ROWS
 }
+
+/* Kept apart from their callers, whose variables would displace addresses from registers inside the loops. */
+static void whole_tile(int rows, float *y, int64_t y_stride, const float *start, int64_t start_stride, const float *x,
+                       int64_t x_stride, int64_t inputs, const float *panel) __attribute__((noinline));
+static void part_tile(int64_t outputs, int rows, float *y, int64_t y_stride, const float *start, int64_t start_stride,
+                      const float *x, int64_t x_stride, int64_t inputs, const float *panel) __attribute__((noinline));
 
 static void whole_tile(int rows, float *y, int64_t y_stride, const float *start, int64_t start_stride, const float *x,
                        int64_t x_stride, int64_t inputs, const float *panel) {
