@@ -92,7 +92,12 @@ class NativeModel:
     """A model that edgeseq's own kernels run. Calls from several threads are safe; large products of one at a time are shared."""
 
     def __init__(
-        self, graph_inputs: tuple[ValueInfo, ...], graph_outputs: tuple[ValueInfo, ...], programs: Programs, own: Kernels, threads: int
+        self,
+        graph_inputs: tuple[ValueInfo, ...],
+        graph_outputs: tuple[ValueInfo, ...],
+        programs: Programs,
+        own: Kernels,
+        threads: int,
     ) -> None:
         self._inputs, self._outputs = graph_inputs, graph_outputs
         self.programs = programs

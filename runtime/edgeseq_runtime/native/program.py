@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgeseq_runtime.errors import UsageError
-from edgeseq_runtime.native.constants import DTYPES, array_of
+from edgeseq_runtime.native.constants import DTYPES
 from edgeseq_runtime.native.kernels import Kernels
 from edgeseq_runtime.native.operators.arranging import ARRANGING
 from edgeseq_runtime.native.operators.elementwise import ELEMENTWISE
@@ -19,8 +19,9 @@ from edgeseq_runtime.native.operators.products import PRODUCTS
 from edgeseq_runtime.native.operators.quantised import QUANTISED
 from edgeseq_runtime.native.operators.recurrent import RECURRENT
 from edgeseq_runtime.native.operators.reducing import REDUCING
+from edgeseq_runtime.native.shared import Shared, graphs_in
 from edgeseq_runtime.native.values import Block, Value, untouched
-from edgeseq_runtime.native.writer import DependsOnContents, Operator, Packed, Writer, operator_name, unsupported
+from edgeseq_runtime.native.writer import DependsOnContents, Operator, Writer, operator_name, unsupported
 from edgeseq_runtime.onnx_wire import Graph, Node
 from edgeseq_runtime.tensors.spec import Array
 
@@ -64,10 +65,7 @@ class Programs:
                 )
         self._graph = graph
         self._kernels = kernels
-        self._constants = {id(one): {name: array_of(tensor) for name, tensor in one.tensors.items()} for one in _graphs(graph)}
-        for one in _graphs(graph):  # whose tensors point to the model's bytes, which nothing else needs any longer
-            one.tensors.update({name: tensor._replace(data=()) for name, tensor in one.tensors.items()})
-        self._packed: dict[object, Packed] = {}
+        self._shared = Shared(graph)
         self._made: OrderedDict[Key, Program] = OrderedDict()
         self._lock = threading.Lock()
         self.reads: tuple[str, ...] = ()  # inputs whose contents set sizes, as lengths do; a program is for what they hold
@@ -113,7 +111,7 @@ class Programs:
     def _written(self, inputs: Mapping[str, Array], reads: Sequence[str] | None = None) -> Program:
         graph = self._graph
         first_output = _FIRST + len(graph.inputs)
-        writer = Writer(self._kernels, OPERATORS, LOOPS, self._constants, self._packed, first_output + len(graph.outputs))
+        writer = Writer(self._kernels, OPERATORS, LOOPS, self._shared, first_output + len(graph.outputs))
         reads = self.reads if reads is None else reads
         names = {
             one.name: writer.constant(inputs[one.name].copy())
@@ -143,13 +141,6 @@ def _outside(segment: int, shape: tuple[int, ...], dtype: np.dtype[np.generic] |
     return Value(array, Block(segment, 0, array))
 
 
-def _graphs(graph: Graph) -> Iterator[Graph]:
-    yield graph
-    for node in graph.nodes:
-        for body in node.graphs.values():
-            yield from _graphs(body)
-
-
 def _nodes(graph: Graph) -> Iterator[Node]:
-    for one in _graphs(graph):
+    for one in graphs_in(graph):
         yield from one.nodes

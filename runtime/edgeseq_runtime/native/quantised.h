@@ -78,7 +78,7 @@ typedef struct {
     int64_t stride, K, size, blocks, bits; /* inputs of a block: a multiple of 4, of 8 where bits are 4 */
 } integer_part;
 
-/* Bytes from one rounded row to the next: the integers, then a scale a block. */
+/* Bytes from one rounded row to the next: the integers, of which those past the last input meet weights of zero, then a unit a block. */
 INLINE int64_t rounded_row(int64_t size, int64_t blocks) { return whole_lines(size * blocks + 4 * blocks); }
 
 static integer_part integer_part_of(const char *panels, int64_t stride, int64_t K, int64_t size, int64_t bits) {
@@ -89,7 +89,8 @@ INLINE int64_t part_bytes(int64_t K, int64_t size, int64_t bits) {
     return (K + size - 1) / size * PANEL * (size * bits / 8 + 8);
 }
 
-static float round_block(uint8_t *restrict to, const float *restrict x, int64_t inputs, int64_t size) {
+/* The unit of the integers; where x has a NaN or an infinity that is a NaN, which makes one of every result. */
+static float round_block(uint8_t *restrict to, const float *restrict x, int64_t inputs) {
     uint32_t bits = 0;
     for (int64_t k = 0; k < inputs; k++) {
         /* As integers, so that a NaN is the greatest of all. */
@@ -97,14 +98,10 @@ static float round_block(uint8_t *restrict to, const float *restrict x, int64_t 
         bits = one > bits ? one : bits;
     }
     float most = float_of(bits);
-    if (!(most < INFINITY)) {
-        memset(to, OFFSET, size);
-        return NAN;
-    }
+    if (!(most < INFINITY)) return NAN;
     float by = most < LEAST ? 0.0f : 127.0f / most;
     const float shift = 12582912.0f; /* leaves the nearest integer in the low bits, see power_of */
     for (int64_t k = 0; k < inputs; k++) to[k] = (uint8_t)(bits_of(x[k] * by + shift) + OFFSET);
-    memset(to + inputs, OFFSET, size - inputs);
     return most < LEAST ? 0.0f : most / 127.0f;
 }
 
@@ -114,7 +111,7 @@ static void round_rows(uint8_t *to, const integer_part *of, const float *x, int6
         float *scales = (float *)(to + of->size * of->blocks);
         for (int64_t b = 0; b < of->blocks; b++) {
             int64_t k = b * of->size, inputs = of->K - k < of->size ? of->K - k : of->size;
-            scales[b] = round_block(to + k, x + k, inputs, of->size);
+            scales[b] = round_block(to + k, x + k, inputs);
         }
     }
 }

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from edgeseq_runtime.errors import InputError, UsageError
 from edgeseq_runtime.native.constants import DTYPES
 from edgeseq_runtime.native.kernels import ERRORS, Kernels, aligned
+from edgeseq_runtime.native.shared import Shared
 from edgeseq_runtime.native.values import SCRATCH, Block, Scratch, Value, address_of, untouched
 from edgeseq_runtime.onnx_wire import Graph, Node
 from edgeseq_runtime.tensors.spec import Array
@@ -20,13 +21,6 @@ from edgeseq_runtime.tensors.spec import Array
 NONE = -1  # a place that is not there
 MAX_AXES = 8  # as in library.c
 Word = int | float | Value | None  # of an instruction
-
-
-class Packed(NamedTuple):
-    """Weights as a product reads them."""
-
-    array: Array
-    source: Array  # what they were made of, kept so that its address stays its own
 
 
 class Operator(Protocol):
@@ -51,8 +45,7 @@ class Writer:
         kernels: Kernels,
         operators: Mapping[str, Operator],
         loops: Mapping[str, LoopOperator],
-        constants: Mapping[int, Mapping[str, Array]],
-        packed: dict[object, Packed],
+        shared: Shared,
         first_free_segment: int,
     ) -> None:
         self.kernels = kernels
@@ -65,9 +58,7 @@ class Writer:
         self.segments = first_free_segment
         self._operators = operators
         self._loops = loops
-        self._constants = constants  # of each graph, by its id
-        self._permanent = frozenset(id(array) for held in constants.values() for array in held.values())
-        self._packed = packed
+        self._shared = shared
         self._at_once = False  # whether results are computed now
         self._biasless: dict[int, int] = {}  # block of a product without a bias -> where its instruction's bias is
         # Of the graph that is being written:
@@ -90,8 +81,8 @@ class Writer:
             UsageError: the kernels don't have an operator, or have it otherwise.
             InputError: a size depends on what the inputs hold.
         """
-        names = {**names, **{name: Value(array) for name, array in self._constants[id(graph)].items()}}
-        uses = uses_of(graph)
+        names = {**names, **{name: Value(array) for name, array in self._shared.constants[id(graph)].items()}}
+        uses = self._shared.uses[id(graph)]
         around = self._single, self._own, self._made, self._ending
         self._single, self._own = uses.single, dict(states or {})
         own: dict[str, Block] = {}
@@ -123,7 +114,7 @@ class Writer:
         if operator is None:
             raise UsageError(unsupported(node, f"have no operator {operator_name(node)}"))
         if all(value is None or value.constant for value in inputs) and node.inputs:
-            return self.computed(lambda: operator(self, node, inputs))
+            return self._shared.computed(node, inputs, lambda: self.computed(lambda: operator(self, node, inputs)))
         return operator(self, node, inputs)
 
     def body(self, write: Callable[[], None]) -> list[int]:
@@ -255,14 +246,8 @@ class Writer:
         return self.once("bias", bias, self.kernels.padded)
 
     def once(self, kind: str, source: Array, make: Callable[[Array], Array]) -> Value:
-        """What is made of a constant: once for all programs of a model, if the model itself holds the constant."""
-        key = (kind, address_of(source), source.shape, source.strides)
-        if key in self._packed:
-            return self.constant(self._packed[key].array)
-        made = make(source)
-        if id(_owner(source)) in self._permanent:
-            self._packed[key] = Packed(made, source)
-        return self.constant(made)
+        """What is made of a constant: once for all programs of a model, if it does not depend on sizes."""
+        return self.constant(self._shared.once(kind, source, make))
 
     # A product and the bias that is added to it by the next node are one instruction.
 
@@ -285,54 +270,11 @@ class Writer:
         return True
 
 
-def _owner(array: Array) -> Array:
-    """The array whose memory this is a view of."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
-
-
 class Written(NamedTuple):
     """A graph that has been written."""
 
     results: list[Value]
     blocks: list[Block]  # of its own that the results are in, to be released
-
-
-class Uses(NamedTuple):
-    """Of the names in a graph."""
-
-    ending: list[list[str]]  # for each node, those that no node after it reads
-    single: frozenset[str]  # those that are read once
-
-
-def uses_of(graph: Graph) -> Uses:
-    """How often and when for the last time each value is read; a graph's outputs stay."""
-    last: dict[str, int] = {}
-    count: dict[str, int] = {}
-    for index, node in enumerate(graph.nodes):
-        last.update(dict.fromkeys((name for name in node.outputs if name), index))
-        for name in names_read(node):
-            last[name] = index
-            count[name] = count.get(name, 0) + 1
-    outputs = {output.name for output in graph.outputs}
-    ending: list[list[str]] = [[] for _ in graph.nodes]
-    for name, index in last.items():
-        if name not in outputs:
-            ending[index].append(name)
-    return Uses(ending, frozenset(name for name, times in count.items() if times == 1 and name not in outputs))
-
-
-def names_read(node: Node) -> list[str]:
-    """What a node reads, in its bodies too, each as often as it does."""
-    found = [name for name in node.inputs if name]
-    for body in node.graphs.values():
-        own = {one.name for one in body.inputs} | set(body.tensors)
-        for inner in body.nodes:
-            found += [name for name in names_read(inner) if name not in own]
-            own |= set(inner.outputs)
-        found += [output.name for output in body.outputs if output.name not in own]
-    return found
 
 
 class Axes(NamedTuple):
