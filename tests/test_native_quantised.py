@@ -23,16 +23,15 @@ from edgeseq_quantize import quantize
 from edgeseq_quantize.matrices import block_size
 from edgeseq_runtime.backends.native_backend import load_model
 from edgeseq_runtime.errors import UsageError
-from edgeseq_runtime.native.kernels import aligned, kernels
+from edgeseq_runtime.native.kernels import aligned
+from edgeseq_runtime.native.operators import quantised as quantised_operators
 from edgeseq_runtime.native.operators.quantised import Integers, packed_integers
-from edgeseq_runtime.native.program import Programs
-from edgeseq_runtime.onnx_wire import read_model
 from edgeseq_runtime.plan import plan_for_device
 
 WRAPPERS = """
 #include "quantised.h"
 int panel(void) { return PANEL; }
-int offset(void) { return OFFSET; }
+int tiles(void) { return fits_tiles(&(integer_part){.size = 64, .bits = 8}, 16); }
 int64_t room(int64_t rows, int64_t K, int64_t size) { return rounded_bytes(rows, K, size); }
 void multiply(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, int64_t K, int64_t size, int64_t bits,
               char *packed, int64_t N, const float *bias, uint8_t *rounded) {
@@ -164,6 +163,15 @@ def test_products_are_those_of_whole_numbers(library, sizes):
     np.testing.assert_array_equal(library.multiply(wide[:, : sizes.K], weights), exact)
     bias = rng.integers(-1000, 1000, sizes.N).astype(np.float32)
     np.testing.assert_array_equal(library.multiply(x.astype(np.float32), weights, bias), exact + bias)
+
+
+def test_whole_tiles_of_rows_may_be_read(library):
+    if not library.library.tiles():
+        pytest.skip("this processor has no tiles, or the compiler does not know them")
+    room = [library.library.room(*map(ctypes.c_int64, (rows, 192, 64))) for rows in range(101)]
+    assert {room[rows] for rows in range(4, 17)} == {16 * room[1]}
+    assert {room[rows] for rows in range(17, 33)} == {32 * room[1]}
+    assert {room[rows] for rows in range(33, 101)} == {48 * room[1]}
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -363,7 +371,6 @@ def test_where_no_rows_are_to_be_rounded_weights_alone_are():
         node.attribute.remove(next(one for one in node.attribute if one.name == "accuracy_level"))
     x = np.random.default_rng(2).standard_normal((2, 3, 70)).astype(np.float32)
     found = run(model.SerializeToString(), {"x": x})[0]
-    blocks = [w[at : at + 16] for at in range(0, 70, block_size(70))] if block_size(70) == 16 else None
     size = block_size(70)
     blocks = [w[at : at + size] for at in range(0, 70, size)]
     units = [np.abs(one).max(0) / np.float32(127) for one in blocks]
@@ -371,13 +378,27 @@ def test_where_no_rows_are_to_be_rounded_weights_alone_are():
     assert relative(found, x.astype(np.float64) @ rounded + c) < 1e-6
 
 
-def test_weights_are_packed_once_for_all_sizes():
-    for name, method, count in (("gru, wide input", W8, 2), ("lstm, wide input", INT8, 1)):
-        graph = read_model(quantised(graph_of(CASES[name]), method)).graph
-        programs = Programs(graph, kernels())
-        for T in (1, 2, 5):
-            programs.at(inputs_of(CASES[name], T=T))
-        assert sum("integers" in str(key) for key in programs._packed) == count
+def test_threads_share_a_product_and_change_no_bit():
+    matrix = linear(K=256, N=1030)[0].SerializeToString()
+    layer = quantised(graph_of(Case("LSTM", K=200, H=200)), INT8)
+    rows = np.random.default_rng(2).standard_normal((5, 12, 256)).astype(np.float32)
+    for model, drawn in ((matrix, {"x": rows}), (layer, inputs_of(Case("LSTM", K=200, H=200), T=30, B=5))):
+        one, more = (load_model(model, plan_for_device("native", threads=threads)) for threads in (1, 3))
+        expected_outputs = one.run(drawn)
+        for _ in range(5):
+            for name, value in more.run(drawn).items():
+                np.testing.assert_array_equal(value, expected_outputs[name])
+
+
+@pytest.mark.parametrize(("name", "method", "count"), [("gru, wide input", W8, 2), ("lstm, both ways, ragged", INT8, 2)])
+def test_weights_are_packed_once_for_all_sizes(name, method, count, monkeypatch):
+    packed = []
+    make = quantised_operators.packed_integers
+    monkeypatch.setattr(quantised_operators, "packed_integers", lambda *given: packed.append(given) or make(*given))
+    model = native(quantised(graph_of(CASES[name]), method))
+    for T in (4, 2, 5):
+        model.run(inputs_of(CASES[name], T=T))
+    assert len(packed) == count
 
 
 def changed_node(model, change):
@@ -406,7 +427,7 @@ def unsigned_weights(proto):
     held.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(held).view(np.uint8), held.name))
 
 
-def weights_of_half_precision(proto):
+def scales_of_double_precision(proto):
     scales = next(one for one in proto.graph.initializer if one.name == proto.graph.node[0].input[2])
     scales.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scales).astype(np.float64), scales.name))
 
@@ -416,7 +437,7 @@ def weights_of_half_precision(proto):
     [
         (refuse_zero_points, "about their middle"),
         (two_bits, "not of 2|8 or 4 bits"),
-        (weights_of_half_precision, "scales of float32"),
+        (scales_of_double_precision, "scales of float32"),
         (zero_point_of_one, "int8 about zero"),
         (unsigned_weights, "int8 about zero"),
     ],

@@ -63,8 +63,8 @@ static int64_t lengths_fit(const recurrence *of) {
 
 // [y, stride of y, x, stride of x, rows, K, inputs of a block, bits, packed weights, N, bias or none, room for rounded rows]
 static int64_t run_quantised_product(operands given) {
-    integer_product(PLACE(float, 0), NUMBER(1), PLACE(const float, 2), NUMBER(3), NUMBER(4), NUMBER(5), NUMBER(6), NUMBER(7), PLACE(const char, 8), NUMBER(9),
-                    PLACE(const float, 10), PLACE(uint8_t, 11));
+    integer_product(PLACE(float, 0), NUMBER(1), PLACE(const float, 2), NUMBER(3), NUMBER(4), NUMBER(5), NUMBER(6), NUMBER(7),
+                    PLACE(const char, 8), NUMBER(9), PLACE(const float, 10), PLACE(uint8_t, 11));
     return 0;
 }
 
@@ -73,7 +73,8 @@ static int64_t run_quantised_lstm(operands given) {
     recurrence layer = layer_of(given);
     const char *packed = PLACE(const char, 31);
     integer_lstm of = {.layer = layer, .rounded_inputs = PLACE(uint8_t, 32), .rounded_states = PLACE(uint8_t, 33)};
-    int64_t input = whole_groups(layer.I), state = whole_groups(layer.H), own = part_bytes(input, input, 8), stride = own + part_bytes(state, state, 8);
+    int64_t input = whole_groups(layer.I), state = whole_groups(layer.H);
+    int64_t own = part_bytes(input, input, 8), stride = own + part_bytes(state, state, 8);
     of.of_input = integer_part_of(packed, stride, layer.I, input, 8);
     of.of_state = integer_part_of(packed + own, stride, layer.H, state, 8);
     int64_t failed = lengths_fit(&layer);

@@ -1,10 +1,11 @@
 /* Products with weights of 8 or 4 bits: y = start + scale of x * scales of W * (x W in integers), for one row as for thousands.
  *
- * x is rounded to -127..127 when it is multiplied: each row, and each block of a row, by itself, so that a row's result depends on no
- * other. Integers are summed in 32 bits and nothing saturates: every processor has the same sums.
+ * x is rounded to -127..127 when it is multiplied: each row, and each block of a row, by itself, so that a row's result depends on
+ * no other. Integers are summed in 32 bits and nothing saturates: every processor has the same sums.
  *
- * Packed weights are panels of PANEL outputs, which are read from the first byte to the last. A panel has its blocks of inputs one after the other: the weights, in groups of 4 inputs (4 bits: of 8) of one output after the other, then for each output
- * the scale and the sum of the block's weights. A block of 4 bits has the first 4 inputs of a group in the lower halves of its bytes.
+ * Packed weights are panels of PANEL outputs, which are read from the first byte to the last. A panel has its blocks of inputs one
+ * after the other: the weights, in groups of 4 inputs (4 bits: of 8) of one output after the other, then for each output the scale
+ * and the sum of the block's weights. A group of 4 bits has its first 4 inputs in the lower halves of its bytes.
  */
 #ifndef EDGESEQ_QUANTISED_H
 #define EDGESEQ_QUANTISED_H
@@ -26,15 +27,19 @@ INLINE bytes load_bytes(const int8_t *from) { return *(const bytes_anywhere *)fr
 INLINE ints load_ints(const int32_t *from) { return *(const ints_anywhere *)from; }
 INLINE ints every(int32_t value) { return value - (ints){0}; }
 
-/* sums[n] += products of the 4 bytes in x with the bytes 4 n to 4 n + 3 of the weights. x's bytes are from -127 to 127, plus OFFSET. */
+/* sums[n] += products of the 4 bytes in x with the bytes 4 n to 4 n + 3 of the weights. x's are from -127 to 127, plus OFFSET. */
 #if defined(EDGESEQ_PORTABLE)
 #define PLAIN_PRODUCTS
 #elif defined(__AVX512VNNI__) && LANES == 16
 #define OFFSET 128
-INLINE ints four_products(ints sums, ints x, bytes weights) { return (ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)weights); }
+INLINE ints four_products(ints sums, ints x, bytes weights) {
+    return (ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)weights);
+}
 #elif defined(__AVXVNNI__) && LANES == 8
 #define OFFSET 128
-INLINE ints four_products(ints sums, ints x, bytes weights) { return (ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)x, (__m256i)weights); }
+INLINE ints four_products(ints sums, ints x, bytes weights) {
+    return (ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)x, (__m256i)weights);
+}
 #elif defined(__AVX2__) && LANES == 8
 /* Magnitudes of weights are at most 128, and two products at most 2 * 128 * 127 < 2^15. */
 INLINE ints four_products(ints sums, ints x, bytes weights) {
@@ -42,7 +47,9 @@ INLINE ints four_products(ints sums, ints x, bytes weights) {
     return sums + (ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 #elif defined(__ARM_FEATURE_DOTPROD) && LANES == 4
-INLINE ints four_products(ints sums, ints x, bytes weights) { return (ints)vdotq_s32((int32x4_t)sums, (int8x16_t)weights, (int8x16_t)x); }
+INLINE ints four_products(ints sums, ints x, bytes weights) {
+    return (ints)vdotq_s32((int32x4_t)sums, (int8x16_t)weights, (int8x16_t)x);
+}
 #else
 #define PLAIN_PRODUCTS
 #endif
@@ -78,7 +85,7 @@ typedef struct {
     int64_t stride, K, size, blocks, bits; /* inputs of a block: a multiple of 4, of 8 where bits are 4 */
 } integer_part;
 
-/* Bytes from one rounded row to the next: the integers, of which those past the last input meet weights of zero, then a unit a block. */
+/* Bytes from one rounded row to the next: the integers, of which those past the last input meet weights of zero; a unit a block. */
 INLINE int64_t rounded_row(int64_t size, int64_t blocks) { return whole_lines(size * blocks + 4 * blocks); }
 
 static integer_part integer_part_of(const char *panels, int64_t stride, int64_t K, int64_t size, int64_t bits) {
@@ -137,9 +144,10 @@ INLINE ints four_inputs(const uint8_t *x) {
     return every(four);
 }
 
-/* One block of one panel onto y. `rows`, `bits` and `chains`, the partial sums of an output, are constants where this is inlined. */
+/* One block of one panel onto y. `rows`, `bits` and `chains`, an output's partial sums, are constants where this is inlined. */
 INLINE void integer_block(const int rows, const int bits, const int chains, float *y, int64_t y_stride, const float *start,
-                          int64_t start_stride, const uint8_t *x, int64_t x_row, const float *x_scale, const int8_t *weights, int64_t size) {
+                          int64_t start_stride, const uint8_t *x, int64_t x_row, const float *unit, const int8_t *weights,
+                          int64_t size) {
     const int groups = bits == 4 ? 2 : 1;
     const int8_t *after = weights + size * PANEL * bits / 8;
     const float *scales = (const float *)after;
@@ -173,11 +181,13 @@ INLINE void integer_block(const int rows, const int bits, const int chains, floa
         UNROLLED
         for (int v = 0; v < VECTORS; v++)
             UNROLLED
-            for (int r = 0; r < rows; r++)
-                sums[r][v] = four_products(sums[r][v], four_inputs(x + r * x_row + k), load_bytes(weights + k * PANEL + v * 4 * LANES));
+            for (int r = 0; r < rows; r++) {
+                bytes one = load_bytes(weights + k * PANEL + v * 4 * LANES);
+                sums[r][v] = four_products(sums[r][v], four_inputs(x + r * x_row + k), one);
+            }
     UNROLLED
     for (int r = 0; r < rows; r++) {
-        float by = *(const float *)((const char *)x_scale + r * x_row);
+        float by = *(const float *)((const char *)unit + r * x_row);
         UNROLLED
         for (int v = 0; v < VECTORS; v++) {
             ints sum = sums[r][v];
@@ -355,7 +365,8 @@ typedef struct {
     int64_t rows, N;
 } integer_multiplication;
 
-/* The panels of one share of the outputs, forwards and backwards in turn: of weights that exceed the cache, what was read last is read first. */
+/* The panels of one share of the outputs, forwards and backwards in turn: where the weights exceed the cache, what was read last is
+ * read first. */
 static void integer_share(const void *job, int64_t share, int64_t shares) {
     const integer_multiplication *of = job;
     int64_t panels = (of->N + PANEL - 1) / PANEL, begin = panels * share / shares, stop = panels * (share + 1) / shares;
@@ -372,7 +383,8 @@ static void integer_share(const void *job, int64_t share, int64_t shares) {
             const integer_part *part = of->factors[f].part;
             float *y = of->y + n;
             const float *start = f ? y : of->start + n;
-            integer_panel(of->N - n, of->rows, y, of->y_stride, start, f ? of->y_stride : of->start_stride, of->factors[f].rounded, part,
+            int64_t start_stride = f ? of->y_stride : of->start_stride;
+            integer_panel(of->N - n, of->rows, y, of->y_stride, start, start_stride, of->factors[f].rounded, part,
                           part->panels + p * part->stride);
         }
     }
@@ -381,8 +393,8 @@ static void integer_share(const void *job, int64_t share, int64_t shares) {
 #endif
 }
 
-static void integer_products(float *y, int64_t y_stride, const float *start, int64_t start_stride, const integer_factor *factors, int count,
-                             int64_t rows, int64_t N) {
+static void integer_products(float *y, int64_t y_stride, const float *start, int64_t start_stride, const integer_factor *factors,
+                             int count, int64_t rows, int64_t N) {
     int64_t panels = (N + PANEL - 1) / PANEL, inputs = 0;
     for (int f = 0; f < count; f++) inputs += factors[f].part->K;
     for (int64_t r = 0; r < rows; r += QUANTISED_ROWS) {
@@ -401,8 +413,8 @@ static int64_t rounded_bytes(int64_t rows, int64_t K, int64_t size) {
     return readable_rows(rows < QUANTISED_ROWS ? rows : QUANTISED_ROWS) * rounded_row(size, (K + size - 1) / size);
 }
 
-static void integer_product(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, int64_t K, int64_t size, int64_t bits,
-                            const char *packed, int64_t N, const float *bias, uint8_t *rounded) {
+static void integer_product(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, int64_t K, int64_t size,
+                            int64_t bits, const char *packed, int64_t N, const float *bias, uint8_t *rounded) {
     integer_part part = integer_part_of(packed, part_bytes(K, size, bits), K, size, bits);
     integer_factor factor = {x, x_stride, &part, rounded};
     if (!bias)

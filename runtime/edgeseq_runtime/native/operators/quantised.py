@@ -135,7 +135,7 @@ def _columns(node: Node, inputs: Inputs, first: int, scales: int) -> list[Intege
     K, N = held.shape[1:]
     if held.dtype != np.int8 or zeros.any() or K > MOST_INPUTS:
         raise UsageError(unsupported(node, f"multiply by int8 about zero, at most {MOST_INPUTS} inputs"))
-    wide = np.broadcast_to(units.reshape(len(held), -1).astype(np.float32), (len(held), N))
+    wide = np.broadcast_to(units.reshape(len(held), -1).astype(np.float32, copy=False), (len(held), N))
     return [Integers(matrix, row[None, :], -(-K // GROUP) * GROUP) for matrix, row in zip(held, wide, strict=True)]
 
 
