@@ -290,6 +290,14 @@ def test_an_lstm_computes_what_its_integers_say(name, T, B):
         assert relative(found, value) < (NEAR if T < 60 else 10 * NEAR)
 
 
+def test_a_single_step_of_some_of_a_batch_is_theirs_alone():
+    case = LSTMS["lstm, both ways, ragged"]
+    drawn = inputs_of(case, T=1, B=3) | {"lengths": np.array([0, 1, 1], np.int32)}
+    own = expected(case, drawn, of_input=rows_product(7, 1000), of_state=rows_product(7, 1000))
+    for found, value in zip(run(quantised(graph_of(case), INT8), drawn), own, strict=True):
+        assert relative(found, value) < NEAR
+
+
 @pytest.mark.parametrize("attributes", [{"activations": ["HardSigmoid", "Tanh", "Softsign"]}, {"peepholes": True}], ids=str)
 def test_what_else_an_lstm_has_is_kept(attributes):
     peepholes = attributes.pop("peepholes", False)
@@ -401,6 +409,32 @@ def test_weights_are_packed_once_for_all_sizes(name, method, count, monkeypatch)
     assert len(packed) == count
 
 
+def test_the_same_integers_with_other_scales_are_other_weights():
+    layer = onnx.load_from_string(quantised(graph_of(CASES["lstm"]), INT8))
+    matrix = linear(bias=False)[0]
+    for proto, drawn, inputs in (
+        (layer, inputs_of(CASES["lstm"]), (8, 10)),
+        (matrix, {"x": inputs_of(Case("LSTM", K=70))["x"]}, (2,)),
+    ):
+        for position in inputs:
+            other = onnx.ModelProto.FromString(proto.SerializeToString())
+            node = onnx.NodeProto.FromString(other.graph.node[0].SerializeToString())
+            scales = next(one for one in other.graph.initializer if one.name == node.input[position])
+            halved = numpy_helper.from_array(numpy_helper.to_array(scales) / 2, "halved")
+            other.graph.initializer.append(halved)
+            node.input[position] = "halved"
+            node.name, node.output[:] = "again", [f"{name}_again" for name in node.output]
+            alone = onnx.ModelProto.FromString(other.SerializeToString())
+            other.graph.node.append(node)
+            for model in (other, alone):
+                model.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None))
+            del alone.graph.node[:], alone.graph.output[:-1]
+            alone.graph.node.append(node)
+            both, one = run(other.SerializeToString(), drawn), run(alone.SerializeToString(), drawn)
+            np.testing.assert_array_equal(both[-1], one[-1])
+            assert relative(both[-1], both[0]) > 0.05
+
+
 def changed_node(model, change):
     proto = onnx.load_from_string(model) if isinstance(model, bytes) else model
     change(proto)
@@ -411,6 +445,35 @@ def refuse_zero_points(proto):
     proto.graph.node[0].input.extend([""] * (3 - len(proto.graph.node[0].input)))
     proto.graph.node[0].input.append("z")
     proto.graph.initializer.append(numpy_helper.from_array(np.full((9, 5), 128, np.uint8), "z"))
+
+
+def refuse_another_order(proto):
+    proto.graph.node[0].input.extend([""] * (4 - len(proto.graph.node[0].input)))
+    proto.graph.node[0].input.append("order")
+    proto.graph.initializer.append(numpy_helper.from_array(np.arange(70, dtype=np.int32), "order"))
+
+
+def blocks_of_12(proto):
+    next(one for one in proto.graph.node[0].attribute if one.name == "block_size").i = 12
+
+
+def more_inputs(proto):
+    next(one for one in proto.graph.node[0].attribute if one.name == "K").i = 71
+
+
+def more_outputs(proto):
+    next(one for one in proto.graph.node[0].attribute if one.name == "N").i = 10
+
+
+def fewer_units(proto):
+    held = next(one for one in proto.graph.initializer if one.name == proto.graph.node[0].input[2])
+    held.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(held)[:, 1:], held.name))
+
+
+def many_inputs(proto):
+    held = next(one for one in proto.graph.initializer if one.name == proto.graph.node[0].input[1])
+    wide = np.pad(numpy_helper.to_array(held), [(0, 0), (0, 1 << 16), (0, 0)])
+    held.CopyFrom(numpy_helper.from_array(wide, held.name))
 
 
 def two_bits(proto):
@@ -436,19 +499,33 @@ def scales_of_double_precision(proto):
     ("change", "reason"),
     [
         (refuse_zero_points, "about their middle"),
-        (two_bits, "not of 2|8 or 4 bits"),
+        (refuse_another_order, "in their own order"),
+        (two_bits, "8 or 4 bits"),
+        (blocks_of_12, "not of 12"),
+        (many_inputs, "at most 65536 inputs"),
         (scales_of_double_precision, "scales of float32"),
         (zero_point_of_one, "int8 about zero"),
         (unsigned_weights, "int8 about zero"),
     ],
 )
 def test_what_the_kernels_do_not_do_is_refused(change, reason):
-    is_lstm = change in (zero_point_of_one, unsigned_weights)
+    is_lstm = change in (zero_point_of_one, unsigned_weights, many_inputs)
     model = quantised(graph_of(CASES["lstm"]), INT8) if is_lstm else linear(bias=False)[0]
     drawn = inputs_of(CASES["lstm"]) if is_lstm else {"x": np.zeros((2, 3, 70), np.float32)}
     with pytest.raises(UsageError, match=reason) as caught:
         run(changed_node(model, change), drawn)
     assert "choose device 'cpu'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [(more_inputs, r"\[70\].* \[71\]"), (more_outputs, r"size \[\d+\].* \[\d+\]"), (fewer_units, r"\[80\].* \[76\]|\[1, 160\]")],
+)
+def test_sizes_that_do_not_fit_are_refused(change, found):
+    model = quantised(graph_of(CASES["lstm"]), INT8) if change is fewer_units else linear()[0]
+    drawn = inputs_of(CASES["lstm"]) if change is fewer_units else {"x": np.zeros((2, 3, 70), np.float32)}
+    with pytest.raises(UsageError, match=found):
+        run(changed_node(model, change), drawn)
 
 
 def test_an_operator_of_another_domain_is_named_in_full():

@@ -68,6 +68,11 @@ def matmul(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     bits = integer(node, "bits", 4)
     if bits not in (4, 8) or held.dtype != np.uint8 or scales.dtype != np.float32:
         raise UsageError(unsupported(node, "multiply by weights of 8 or 4 bits with scales of float32"))
+    if size % 16 or not 0 < size <= MOST_INPUTS:
+        raise UsageError(unsupported(node, f"multiply in blocks of whole sixteens, at most {MOST_INPUTS}, not of {size}"))
+    blocks = -(-K // size)
+    _require_sizes(node, [(value.array.shape[-1:], (K,)), ((held.size,), (N * blocks * size * bits // 8,))])
+    _require_sizes(node, [((scales.size,), (N * blocks,)), ((N if added is None else added.size,), (N,))])
     if given(inputs, 3) is not None or given(inputs, 4) is not None:
         raise UsageError(unsupported(node, "take blocks of weights about their middle, in their own order"))
 
@@ -92,6 +97,16 @@ def matmul(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     return [made]
 
 
+def _require_sizes(node: Node, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
+    """Pairs of what is there and what should be, of a model that nobody has checked."""
+    for found, expected in pairs:
+        if found != expected:
+            raise UsageError(
+                f"the node {node.op} '{node.name}' has an input of size {list(found)}, and by its other inputs and attributes it "
+                f"should be {list(expected)}; export the model again"
+            )
+
+
 def _about_zero(held: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int8]:
     """Integers of bytes that hold one of 8 bits, or two of 4, about the middle."""
     if bits == 8:
@@ -111,7 +126,10 @@ def lstm(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     bias, peepholes = given(inputs, 3), given(inputs, 7)
     offsets = np.zeros((directions, 8 * H), np.float32) if bias is None else known(bias, node, "the biases")
     looks = None if peepholes is None else known(peepholes, node, "the peepholes")
-    rows = math.prod(required(inputs, 0, node).array.shape[:2])
+    x = required(inputs, 0, node).array
+    _require_sizes(node, [(x.shape[2:], W[0].integers.shape[:1]), (offsets.shape, (directions, 8 * H)), ((len(W),), (directions,))])
+    _require_sizes(node, [(part.integers.shape[1:], (4 * H,)) for part in (*W, *R)])
+    rows = math.prod(x.shape[:2])
     weights: list[Weights] = []
     further: list[Sequence[Word]] = []
     for way in range(directions):
