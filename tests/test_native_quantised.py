@@ -236,6 +236,10 @@ def test_zeros_denormals_and_what_is_no_number(library):
         y = library.multiply(x, weights, bias)
     np.testing.assert_array_equal(y[0], bias)
     np.testing.assert_array_equal(y[1], bias)
+    tiny = np.full((2, K), 1e-37, np.float32) * rng.integers(0, 2, (2, K))
+    np.testing.assert_array_equal(library.multiply(tiny.astype(np.float32), weights), 0)
+    small = library.multiply(1e8 * tiny.astype(np.float32), weights)
+    np.testing.assert_allclose(small, 0.5 * (1e8 * tiny.astype(np.float64)) @ weights.integers, rtol=1e-5)
     assert np.isnan(y[2:5]).all()
     np.testing.assert_allclose(y[5], bias + 0.5 * weights.integers[:64].sum(0, dtype=int), rtol=1e-6)
     wide = np.float64(3e38) * 0.5 * weights.integers[10]
