@@ -5,10 +5,10 @@
     python tests/emulated_board.py edgeseq parity build/vad.edgeseq
     python tests/emulated_board.py --onnxruntime 1.23.2 edgeseq selftest    # with another release of ONNX Runtime
 
-Its folder holds Debian's arm64 Python, the aarch64 wheels of what `edgeseq[ort]` needs (no PyTorch, no onnx), this checkout's
-package as pip installs it from a wheel, and an Orin's files (`orin_nano_files`). QEMU runs its programs one by one, as any user: no
-chroot, no binfmt; what the board does not have of /proc, /sys and /etc is the host's. Results say what ONNX Runtime's kernels for
-ARM compute, never how fast, and nothing of a GPU.
+Its folder holds Debian's arm64 Python and gcc, the aarch64 wheels of what `edgeseq[ort]` needs (no PyTorch, no onnx), this
+checkout's package as pip installs it from a wheel, and an Orin's files (`orin_nano_files`). QEMU runs its programs one by one, as
+any user: no chroot, no binfmt; what the board does not have of /proc, /sys and /etc is the host's. Results say what kernels for ARM
+compute, ONNX Runtime's and edgeseq's own, never how fast, and nothing of a GPU.
 
 Needs: `apt-get install qemu-user`, apt, and the network when it is made. The folder can be kept: each part of it is named by a hash
 of what it is made of, and appears under its name when it is whole.
@@ -42,23 +42,44 @@ QEMU = "qemu-aarch64"
 # arithmetic and dot products, and neither has 8-bit matrix products, bfloat16 or scalable vectors.
 CPUS = ("cortex-a78ae", "cortex-a76")
 SUITE, PYTHON = "bookworm", "3.11"
-PACKAGES = (f"python{PYTHON}-minimal", f"libpython{PYTHON}-stdlib", "libstdc++6")
+GCC = "12"
+PACKAGES = (f"python{PYTHON}-minimal", f"libpython{PYTHON}-stdlib", "libstdc++6", f"gcc-{GCC}", "libc6-dev")
 # JetPack 6 has glibc 2.35: a wheel for a newer one would not do there.
 PLATFORMS = tuple(f"manylinux_2_{minor}_aarch64" for minor in range(35, 16, -1))
 SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "edgeseq", "export", "quantize", "recipes", "runtime", "devices")
 NETWORK = ("NewConnectionError", "ConnectTimeout", "ReadTimeout", "name resolution", "No route to host", "Network is unreachable")
 
-# PYTHONHOME is the guest's; the host programs that it may start know nothing of Python.
+# PYTHONHOME is the guest's; the host programs that it may start know nothing of Python. What it keeps, all boards of a folder
+# share: the library of device "native" is compiled once for all that have the same C.
 LAUNCHER = f"""#!/bin/sh
 # Python on the emulated board.
 here=$(dirname "$(readlink -f "$0")")
 board=$(dirname "$here")
 system=$(dirname "$board")/{{system}}
-unset PYTHONDONTWRITEBYTECODE PYTHONSTARTUP PYTHONUSERBASE
+unset PYTHONDONTWRITEBYTECODE PYTHONSTARTUP PYTHONUSERBASE CC
 export PYTHONHOME="$system/usr" PYTHONPATH="$board/site" PYTHONNOUSERSITE=1
+export PATH="$here:$PATH" XDG_CACHE_HOME="${{{{XDG_CACHE_HOME:-$(dirname "$board")/cache}}}}"
 exec {QEMU} -cpu {{cpu}} -L "$system" -0 "$here/python3" "$system/usr/bin/python{PYTHON}" "$@"
 """
+# gcc starts its parts by their files, which are no programs to the machine: it is given the folder of those that are.
+COMPILER = f"""#!/bin/sh
+# gcc on the emulated board.
+board=$(dirname "$(dirname "$(readlink -f "$0")")")
+system=$(dirname "$board")/{{system}}
+exec "$board/parts/gcc" -B"$board/parts/" -B"$system/usr/lib/gcc/aarch64-linux-gnu/{GCC}/" --sysroot="$system" "$@"
+"""
+PART = f"""#!/bin/sh
+system=$(dirname "$(readlink -f "$0")")/../../{{system}}
+exec {QEMU} -cpu {{cpu}} -L "$system" -0 "$0" "$system/usr/{{file}}" "$@"
+"""
+PARTS = {
+    "gcc": f"bin/aarch64-linux-gnu-gcc-{GCC}",
+    "cc1": f"lib/gcc/aarch64-linux-gnu/{GCC}/cc1",
+    "collect2": f"lib/gcc/aarch64-linux-gnu/{GCC}/collect2",
+    "as": "bin/aarch64-linux-gnu-as",
+    "ld": "bin/aarch64-linux-gnu-ld",
+}
 PROGRAM = """#!/bin/sh
 # The installed program edgeseq on the emulated board.
 here=$(dirname "$(readlink -f "$0")")
@@ -82,11 +103,11 @@ class Board(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """The folder of its programs: `edgeseq` and `python3`."""
+        """The folder of its programs: `edgeseq`, `python3` and `cc`."""
         return self.folder / "bin"
 
     def run(self, *command: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-        """Run `edgeseq` or `python3` with arguments, and wait."""
+        """Run `edgeseq`, `python3` or `cc` with arguments, and wait."""
         program, *arguments = map(str, command)
         return subprocess.run([self.path / program, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
@@ -121,7 +142,8 @@ def make_board(folder: Path = FOLDER, say: Callable[[str], None] = lambda text: 
     system = made_once(folder / f"system-{system_key}", lambda new: _make_system(new, needed, constraints), say)
     with tempfile.TemporaryDirectory(prefix="edgeseq-source-") as made:
         source = copy_sources(ROOT, Path(made) / "source")  # hashed and built from, whatever is edited meanwhile
-        package_key = key_of([system_key, cpu, LAUNCHER, PROGRAM, *_texts_below(source)])
+        launchers = (LAUNCHER, PROGRAM, COMPILER, PART, *PARTS.values())
+        package_key = key_of([system_key, cpu, *launchers, *_texts_below(source)])
         package = made_once(folder / f"edgeseq-{package_key}", lambda new: _make_package(new, source, system.name, cpu), say)
     return Board(package, cpu)
 
@@ -203,11 +225,13 @@ def _make_package(new: Path, source: Path, system: str, cpu: str) -> None:
         _pip(["wheel", "--no-deps", "-w", folder, str(source)])
         (wheel,) = Path(folder).glob("edgeseq-*.whl")
         _pip_install(new / "site", ["--no-deps", str(wheel)])
-    launchers = new / "bin"
-    launchers.mkdir()
-    for name, text in (("python3", LAUNCHER.format(system=system, cpu=cpu)), ("edgeseq", PROGRAM)):
-        (launchers / name).write_text(text)
-        (launchers / name).chmod(0o755)
+    programs = {"bin/python3": LAUNCHER, "bin/edgeseq": PROGRAM, "bin/cc": COMPILER}
+    texts = {name: text.format(system=system, cpu=cpu) for name, text in programs.items()}
+    texts |= {f"parts/{name}": PART.format(system=system, cpu=cpu, file=file) for name, file in PARTS.items()}
+    for name, text in texts.items():
+        (new / name).parent.mkdir(exist_ok=True)
+        (new / name).write_text(text)
+        (new / name).chmod(0o755)
 
 
 def _pip_install(target: Path, what: list[str]) -> None:
@@ -235,7 +259,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where it is kept (%(default)s)")
     parser.add_argument("--onnxruntime", default="", help="its release of ONNX Runtime; the one in constraints.txt unless said")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="edgeseq or python3, with arguments")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="edgeseq, python3 or cc, with arguments")
     arguments = parser.parse_args()
     try:
         board = make_board(arguments.folder, lambda text: print(text, file=sys.stderr), arguments.onnxruntime)
@@ -243,11 +267,11 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not arguments.command:
-        print(f"{board.path}: edgeseq and python3 on an emulated {board.cpu}")
+        print(f"{board.path}: edgeseq, python3 and cc on an emulated {board.cpu}")
         return 0
     program, *rest = arguments.command
-    if program not in ("edgeseq", "python3"):
-        print(f"error: the board has no program '{program}'; it has edgeseq and python3", file=sys.stderr)
+    if program not in ("edgeseq", "python3", "cc"):
+        print(f"error: the board has no program '{program}'; it has edgeseq, python3 and cc", file=sys.stderr)
         return 2
     return subprocess.run([board.path / program, *rest], check=False).returncode
 
