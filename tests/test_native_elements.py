@@ -12,7 +12,7 @@ from edgeseq_runtime.native.operators.elementwise import BINARY, COMPARE, UNARY
 
 pytestmark = needs_compiler
 F = torch.nn.functional
-SPECIAL = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 0.5, 1.5, 2.5, -2.5, 1e-30, -1e-30, 80, -80, 3e38, 7], np.float32)
+SPECIAL = np.float32([0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 0.5, 1.5, 2.5, -2.5, 1e-30, -1e-30, 1e-40, 80, -80, 3e38, 7])
 FUNCTIONS = {
     "Exp": torch.exp,
     "Sigmoid": torch.sigmoid,
