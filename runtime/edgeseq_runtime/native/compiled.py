@@ -12,9 +12,10 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from edgeseq_runtime.detect.files import field, file_text
 from edgeseq_runtime.detect.processor import read_processor
 from edgeseq_runtime.errors import ProviderError, UsageError
 from edgeseq_runtime.files import unfinished, write_atomically
-from edgeseq_runtime.native.compiler import Compiler, CompilerFailed, compile_library, find_compilers
+from edgeseq_runtime.native.compiler import Compiler, CompilerFailed, CompilerStopped, compile_library, find_compilers
 from edgeseq_runtime.user_cache import alone, cache_folder, key_of, require_own_file, require_own_folder
 
 KIND = "native"
@@ -37,6 +38,8 @@ FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-con
 # For the processor at hand; gcc and clang call it differently on ARM.
 NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native", "aarch64": "-mcpu=native", "arm64": "-mcpu=native"}
 WIDE = "-mprefer-vector-width=512"  # with AVX-512, compilers keep to half of it unless told
+# For a compiler that does not take the former, or whose assembler is older than the processor: what the kernels gain most of.
+BY_FEATURES = (({"avx2", "fma"}, ("-mavx2", "-mfma")), ({"asimddp"}, ("-march=armv8.2-a+dotprod",)))
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}  # feature -> what the kernels' vectors are called, best first
 _LENGTH, _DIGEST = 8, hashlib.sha256().digest_size
 
@@ -125,7 +128,7 @@ def compiled_library(
             continue
         asked_for = True
         try:
-            return shelf.take(compiler, flags_for(compiler, root), contents, seconds)
+            return shelf.take(compiler, choices_of_flags(compiler, root), contents, seconds)
         except CompilerFailed as error:
             problems.append(str(error))
     if not asked_for and (kept := shelf.of_any_compiler()):
@@ -143,13 +146,16 @@ def kept_library() -> Compiled | None:
     return _Shelf(cache_folder(KIND), _key(_contents(Path(__file__).parent), Path("/")), SYMBOL).of_any_compiler()
 
 
-def flags_for(compiler: Compiler, root: Path = Path("/")) -> tuple[str, ...]:
-    """What a compiler is told, for the processor at hand."""
+def choices_of_flags(compiler: Compiler, root: Path = Path("/")) -> tuple[tuple[str, ...], ...]:
+    """What a compiler is told, for the processor at hand; then, for one that fails with that, something that all know."""
+    features = read_processor(root).features
     native = NATIVE.get(platform.machine())
     if native and compiler.is_zig:
         native = "-mcpu=native"
-    wide = "avx512f" in read_processor(root).features
-    return (*FLAGS, *([native] if native else []), *([WIDE] if wide else []))
+    best = [native] if native else []
+    best += [WIDE] if "avx512f" in features else []
+    named = next((flags for needed, flags in BY_FEATURES if needed <= set(features)), ())
+    return tuple(dict.fromkeys((*FLAGS, *of_processor) for of_processor in (best, named)))
 
 
 class _Shelf:
@@ -171,18 +177,38 @@ class _Shelf:
         found = (_found(path, self.symbol) for path in kept)
         return next((one for one in found if isinstance(one, Compiled)), None)
 
-    def take(self, compiler: Compiler, flags: tuple[str, ...], contents: Mapping[str, bytes], seconds: float) -> Compiled:
-        """The library of one compiler: found, or made and kept.
+    def take(
+        self, compiler: Compiler, choices: Sequence[tuple[str, ...]], contents: Mapping[str, bytes], seconds: float
+    ) -> Compiled:
+        """The library of one compiler: found, or made and kept, with the first of the flags that it can be made with.
 
         Raises:
-            CompilerFailed: it makes none, or none that can be loaded.
+            CompilerFailed: it makes none, or none that can be loaded; why, with the first of the flags.
         """
+        found = (_found(self._path(compiler, flags), self.symbol) for flags in ([] if self.refusal else choices))
+        kept = next((one for one in found if isinstance(one, Compiled)), None)
+        if kept is not None:
+            return kept
+        best, *others = choices
+        try:
+            return self._taken(compiler, best, contents, seconds)
+        except CompilerStopped:
+            raise
+        except CompilerFailed as error:
+            for flags in others:
+                with suppress(CompilerFailed):
+                    taken = self._taken(compiler, flags, contents, seconds)
+                    lacking = shlex.join(flag for flag in best if flag not in flags)
+                    return taken._replace(notes=(f"the kernels are compiled without {lacking}, with which {error}", *taken.notes))
+            raise
+
+    def _path(self, compiler: Compiler, flags: tuple[str, ...]) -> Path:
+        return self.folder / f"{self.key}-{key_of({'compiler': compiler, 'flags': flags})}{ENDING}"
+
+    def _taken(self, compiler: Compiler, flags: tuple[str, ...], contents: Mapping[str, bytes], seconds: float) -> Compiled:
         if self.refusal:
             return self._made(compiler, flags, contents, seconds, None, (f"{self.refusal}; {_again()}",))
-        path = self.folder / f"{self.key}-{key_of({'compiler': compiler, 'flags': flags})}{ENDING}"
-        found = _found(path, self.symbol)
-        if isinstance(found, Compiled):
-            return found
+        path = self._path(compiler, flags)
         with alone(path.with_suffix(".lock")) as only:
             found = _found(path, self.symbol)  # another may have made it meanwhile
             if isinstance(found, Compiled):

@@ -23,6 +23,10 @@ class CompilerFailed(Exception):
     """A compiler did not start, did not end in time, or found an error; the message says which."""
 
 
+class CompilerStopped(CompilerFailed):
+    """A compiler did not end in time."""
+
+
 class Compiler(NamedTuple):
     """One that says of itself what it is."""
 
@@ -129,7 +133,7 @@ def _run(command: Sequence[str], seconds: float, folder: Path | None = None) -> 
     try:
         written = process.communicate(timeout=seconds)[0].decode("utf-8", "replace")
     except subprocess.TimeoutExpired as error:
-        raise CompilerFailed(f"{shown} had not ended after {seconds:g} s and was stopped") from error
+        raise CompilerStopped(f"{shown} had not ended after {seconds:g} s and was stopped") from error
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
