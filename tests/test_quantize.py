@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import runtime_models
 from blocked_imports import run_python
+from native_graphs import needs_compiler
 from onnx import TensorProto, helper, numpy_helper
 from quantised_equations import Weights, exact_product, layer, relative, rows_product, tensor_product
 from test_parity_suite import edgeseq
@@ -387,6 +388,19 @@ def test_variants_that_hold_are_in_the_bundle_and_pass_there(folder, tmp_path, n
         assert report.row("w8").reason == "it is the same as int8"
         # Its one layer has lengths, and stays as it is.
         assert report.row("fp16").reason == "it is not smaller than fp32, and was not timed"
+
+
+@needs_compiler
+def test_variants_are_tried_on_the_device_that_is_named(folder, tmp_path):
+    report = tried(folder / "lstm.edgeseq", tmp_path, gate=RelativeGate(0.05, 0.4, 0.05), device="native")
+    assert report.device == "native"
+    assert "native" in report.versions
+    parity = edgeseq_runtime.measure_parity(tmp_path / "out.edgeseq", device="native", precision="int8")
+    assert parity.worst("relative") == pytest.approx(report.row("int8").relative)
+    here = edgeseq_runtime.measure_parity(tmp_path / "out.edgeseq", precision="int8")
+    assert here.worst("relative") != parity.worst("relative")  # each rounds activations in its own way
+    # The kernels have no half precision: what is for GPUs is computed by ONNX Runtime.
+    assert report.row("fp16").verdict == "written"
 
 
 def test_the_default_gate_is_two_percent(folder, tmp_path):

@@ -17,6 +17,7 @@ from edgeseq_runtime.bundle import RelativeGate
 from edgeseq_runtime.cli.arrays import read_npz
 from edgeseq_runtime.cli.options import (
     BundleArgument,
+    DeviceOption,
     JsonOption,
     MaxMetricLossOption,
     MetricOption,
@@ -58,6 +59,7 @@ def quantize_command(
     max_metric_loss: MaxMetricLossOption = MAX_LOSS,
     calibration: CalibrationOption = None,
     smallest: SmallestOption = SMALLEST,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = 1,
     seconds: SecondsOption = 0.5,
     as_json: JsonOption = False,
@@ -78,6 +80,7 @@ def quantize_command(
             max_loss=max_metric_loss,
             calibration=[read_npz(path) for path in calibration or []],
             smallest=smallest,
+            device=device,
             threads=threads,
             seconds=seconds,
             progress=report_progress,

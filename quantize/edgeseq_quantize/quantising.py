@@ -39,6 +39,7 @@ def quantize(
     max_loss: float = MAX_LOSS,
     calibration: Sequence[Mapping[str, Array]] = (),
     smallest: int = SMALLEST,
+    device: str = "auto",
     threads: int = 1,
     seconds: float = 0.5,
     progress: Progress = lambda done, total: None,
@@ -57,6 +58,7 @@ def quantize(
         max_loss: how much lower it may be than the fp32 model's.
         calibration: inputs of the user's own, by name, on which the fp32 model and the variant must agree within the gate, too.
         smallest: weights of a matrix below which a layer stays in fp32.
+        device: a CPU that variants are run on; "native" is this machine's with edgeseq's own kernels.
         threads: how many share one operator.
         seconds: to time each model in each mode, about; 0 times nothing.
         progress: told after each variant.
@@ -65,17 +67,18 @@ def quantize(
         UsageError: no such file or variant, no reference values, or a metric that can't be taken of the fp32 model.
         InputError: calibration inputs do not fit the model.
         BundleError: the bundle can't be trusted or read.
-        ProviderError: ONNX Runtime is not there.
+        DeviceError: no such device.
+        ProviderError: ONNX Runtime is not there, or what the device needs.
     """
     chosen = variants_named(variants)
     require_bound(max_loss)
     if smallest < 1 or threads < 1 or not 0 <= seconds < math.inf:
         raise UsageError(f"smallest {smallest}, threads {threads}, seconds {seconds}: give 1 or more of each, and a time")
     bundle = open_bundle(path)
-    fp32 = open_session(bundle, make_plan(bundle, threads=threads))
+    fp32 = open_session(bundle, make_plan(bundle, device, threads=threads))
     trials: dict[str, Trial] = {}
     for done, variant in enumerate(chosen, 1):
-        demands = Demands(gate or variant.gate, metric, max_loss, tuple(calibration), smallest)
+        demands = Demands(gate or variant.gate, metric, max_loss, tuple(calibration), smallest, device)
         trials[variant.name] = try_variant(bundle, variant, demands, threads)
         progress(done, len(chosen))
     timed = {name: trial.measured.session for name, trial in trials.items() if trial.measured and VARIANTS[name].timed}

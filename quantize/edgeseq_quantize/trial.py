@@ -33,6 +33,7 @@ class Demands(NamedTuple):
     max_loss: float = MAX_LOSS
     calibration: tuple[Arrays, ...] = ()  # inputs of the user's own
     smallest: int = 0  # weights of a layer below which it stays in fp32
+    device: str = "auto"  # where it must
 
 
 class Measured(NamedTuple):
@@ -137,7 +138,8 @@ def _measured(bundle: Bundle, variant: Variant, names: frozenset[str], demands: 
     model = variant.build(bundle.model(), names)
     with tempfile.TemporaryDirectory(prefix="edgeseq-quantize-") as folder:
         path = with_precision(bundle, variant.name, model, demands.gate, Path(folder) / "variant.edgeseq")
-        session = open_session(made := open_bundle(path), make_plan(made, precision=variant.name, threads=threads))
+        device = demands.device if variant.timed else "auto"  # what is for GPUs is computed by ONNX Runtime alone
+        session = open_session(made := open_bundle(path), make_plan(made, device, precision=variant.name, threads=threads))
         parity = measure_parity(path, session=session, metric=demands.metric, max_loss=demands.max_loss)
     calibration, off = _on_inputs(bundle, session, demands, threads)
     return Measured(model, names, demands.gate, session, parity, calibration, _problem(parity) or off)
@@ -163,7 +165,7 @@ def _on_inputs(bundle: Bundle, session: Session, demands: Demands, threads: int)
     """The largest relative error on the user's inputs, and what breaks the gate there. The fp32 model's outputs are the truth."""
     if not demands.calibration:
         return math.nan, ""
-    exact = open_session(bundle, make_plan(bundle, threads=threads))
+    exact = open_session(bundle, make_plan(bundle, demands.device, threads=threads))
     largest, problem = 0.0, ""
     for number, inputs in enumerate(demands.calibration, 1):
         expected, found = exact.run(inputs), session.run(inputs)
