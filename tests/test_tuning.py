@@ -3,15 +3,19 @@
 import json
 import multiprocessing
 import os
+import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import runtime_models
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from native_graphs import needs_compiler
 from test_cli import edgeseq, eighty_columns  # noqa: F401 - its fixture holds here, too
 from test_parity import swapped_gates
 
@@ -19,8 +23,9 @@ import edgeseq_runtime
 from edgeseq_runtime import bench
 from edgeseq_runtime.backends import onnxruntime_backend
 from edgeseq_runtime.backends.onnxruntime_backend import ort
-from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.errors import ProviderError, UsageError
 from edgeseq_runtime.interface import interface_of
+from edgeseq_runtime.native.compiled import compiled
 from edgeseq_runtime.plan import make_plan, plan_for_device
 from edgeseq_runtime.session import open_session
 from edgeseq_runtime.tuning import Gain, TuningNotice, TuningRecord, Workload, cache, find_tuning, tune_plan
@@ -28,15 +33,29 @@ from edgeseq_runtime.tuning.candidates import candidates_for
 from edgeseq_runtime.tuning.proof import problem_of
 from edgeseq_runtime.tuning.record import DEFAULT
 from edgeseq_runtime.tuning.workload import call_of, example_inputs, workload_for
+from edgeseq_runtime.user_cache import cache_folder, require_own_folder
 
 ONE_CASE = ({"T": 4, "B": 2},)
 FAST = {"seconds": 0.05}
 
 
+@pytest.fixture(scope="module")
+def kernels():
+    """Where edgeseq's own kernels are kept, compiled if need be; None where there is no compiler."""
+    with suppress(ProviderError):
+        return compiled().path
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
+def own_cache(tmp_path, monkeypatch, kernels):
+    """A cache of the test's own, which holds the kernels alone: compiling them takes seconds."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "edgeseq" / "tuned"
+    compiled.cache_clear()
+    if kernels:
+        require_own_folder(cache_folder("native"))
+        shutil.copy2(kernels, cache_folder("native"))
+    yield tmp_path / "cache" / "edgeseq" / "tuned"
+    compiled.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -285,8 +304,16 @@ def test_a_file_of_another_user_is_not_read(bundle):
     assert read(record) is None
 
 
-def test_where_nothing_can_be_kept_the_plan_is_used_and_it_is_said(path, bundle, tmp_path, monkeypatch):
+@pytest.fixture
+def no_folder(tmp_path):
+    """A file where the cache's folder would be; the kernels are in this process by then."""
+    with suppress(ProviderError):
+        compiled()
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     (tmp_path / "cache").write_text("a file where the folder would be")
+
+
+def test_where_nothing_can_be_kept_the_plan_is_used_and_it_is_said(path, bundle, no_folder, monkeypatch):
     tuning = tune_plan(bundle, make_plan(bundle), **FAST)
     assert (tuning.path, tuning.cached) == (None, False)
     assert tuning.note.startswith("the choice is used and not kept: can't make the cache")
@@ -440,8 +467,7 @@ def test_compile_for_a_sequence_as_json(path, bundle):
     assert json.loads(Path(found["path"]).read_text())["chosen"] == found["record"]["chosen"]
 
 
-def test_compile_says_that_nothing_is_kept(path, tmp_path):
-    (tmp_path / "cache").write_text("a file where the folder would be")
+def test_compile_says_that_nothing_is_kept(path, no_folder):
     shown = " ".join(edgeseq("compile", path, "--seconds", "0.05").stdout.split())
     assert "kept not kept note the choice is used and not kept: can't make the cache" in shown
 
@@ -490,3 +516,46 @@ def test_bench_times_the_tuned_plan_beside_the_usual_one(path, bundle, monkeypat
     assert (step.graph_level, step.session_options) == ("all", {"session.disable_prepacking": "1"})
     rows = json.loads(edgeseq("bench", path, *arguments).stdout)["rows"]
     assert [row["who"] for row in rows] == ["edgeseq"] * 2
+
+
+@needs_compiler
+def test_own_kernels_are_chosen_where_a_call_is_all_there_is(folder, own_cache):
+    path = runtime_models.lstm(H=16).write(folder / "small.edgeseq", ONE_CASE, draws=4)
+    bundle = edgeseq_runtime.open_bundle(path)
+    tuning = tune_plan(bundle, make_plan(bundle), seconds=0.6, max_threads=1)
+    tried = {one.name: one for one in tuning.record.tried}
+    assert tried["own kernels"].gain.median > 1.2
+    assert (tuning.record.chosen, tuning.plan.backend, tuning.plan.providers) == ("own kernels", "native", ("Native",))
+    with pytest.MonkeyPatch.context() as patch:
+        again = edgeseq_runtime.load(path, tune=True, threads=1)
+        assert again.providers == ("Native",)
+        # The kernels gone, and the compiler: what was measured with them is no choice any longer.
+        shutil.rmtree(cache_folder("native"))
+        compiled.cache_clear()
+        patch.setenv("CC", "/nowhere/cc")
+        found = tune_plan(bundle, make_plan(bundle), seconds=0.2, max_threads=1)
+    assert not found.cached
+    assert found.plan.backend == "onnxruntime"
+    outcome = {one.name: one.outcome for one in found.record.tried}["own kernels"]
+    assert outcome.startswith("can't be opened: device 'native' compiles its kernels with a C compiler, and none here does it")
+
+
+def cut_to_the_longest(model):
+    """Of an output y only as many steps as the longest sequence has."""
+    graph = model.graph
+    (last,) = (node for node in graph.node if "y" in node.output)
+    last.output[:] = ["whole" if name == "y" else name for name in last.output]
+    long = onnx.helper.make_node("Cast", ["lengths"], ["long"], to=onnx.TensorProto.INT64)
+    most = onnx.helper.make_node("ReduceMax", ["long"], ["most"], keepdims=1)
+    cut = onnx.helper.make_node("Slice", ["whole", "from", "most"], ["y"])
+    graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.int64), "from"))
+    graph.node.extend([long, most, cut])
+
+
+@needs_compiler
+def test_own_kernels_are_left_out_where_sizes_depend_on_contents(folder):
+    model = runtime_models.faulty(runtime_models.lstm(H=16, lengths=True), cut_to_the_longest)
+    bundle = edgeseq_runtime.open_bundle(model.write(folder / "ragged.edgeseq", ONE_CASE, draws=4))
+    tuning = tune_plan(bundle, make_plan(bundle), seconds=0.2, max_threads=1)
+    outcome = {one.name: one.outcome for one in tuning.record.tried}["own kernels"]
+    assert outcome.startswith("can't be opened: it prepares for what 'lengths' holds, anew where that changes")
