@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
-from native_graphs import Drawn, computed, graph_of, model_of, near, needs_compiler, node
+from native_graphs import Drawn, computed, graph_of, model_of, near, needs_compiler, node, opened
 from native_random import evaluated, random_steps
 
 from edgeseq_runtime.errors import InputError, UsageError
@@ -290,6 +290,37 @@ def test_loops(rounds, going, given, computed_condition):
         i, on = i + 1, not computed_condition or bool(expected_b < 20)
     np.testing.assert_array_equal(a, expected_a)
     np.testing.assert_array_equal(b, expected_b)
+
+
+def test_the_number_of_a_round_stays_while_a_view_of_it_comes_and_goes():
+    body = graph_of(
+        [
+            node("Unsqueeze", "i first", "u"),
+            node("Cast", "u", "f", to=1),
+            node("Add", "a f", "b"),
+            node("Neg", "b", "d"),
+            node("Neg", "d", "e"),
+            node("Cast", "i", "g", to=1),
+            node("Add", "e g", "an"),
+            node("Identity", "c", "cn"),
+        ],
+        {"i": "int64", "c": "bool", "a": "float32"},
+        ["cn", "an"],
+        {"first": whole(0)},
+    )
+    (a,) = computed([node("Loop", "n - a0", "a", body=body)], {"a0": np.float32([0.5])}, ["a"], {"n": whole(5)[0]})
+    assert a.tolist() == [0.5 + 2 * (0 + 1 + 2 + 3 + 4)]
+
+
+def test_memory_of_a_body_is_used_again_after_the_loop():
+    x = np.ones((2, 64, 64), np.float32)
+    body = graph_of([node("Neg", "s", "m"), node("Add", "m xt", "sn")], {"s": "float32", "xt": "float32"}, ["sn"])
+    nodes = [scan_of(body, f"s{index} x", f"s{index + 1}", 1) for index in range(30)]
+    inputs = {"s0": np.zeros((64, 64), np.float32), "x": x}
+    model = opened(model_of(nodes, inputs, ["s30"]))
+    np.testing.assert_array_equal(model.run(inputs)["s30"], inputs["s0"])
+    (program,) = model.programs._made.values()
+    assert program.scratch <= 5 * inputs["s0"].nbytes
 
 
 def test_a_loop_in_a_scan_and_a_number_of_rounds_that_is_computed():

@@ -54,6 +54,21 @@ def test_products_with_constant_weights(seed):
     near(y, np.matmul(a.astype(np.float64), w), np.matmul(np.abs(a), np.abs(w)), K + 2)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_that_go_backwards_or_are_one_number_again_and_again(rows):
+    drawn = Drawn(9)
+    x, one, w = drawn.values((rows, 6)), drawn.values((rows, 1)), drawn.values((6, 5))
+    ends = {"s": [-1], "e": [-9], "a": [1], "t": [-1], "wide": [rows, 6]}
+    nodes = [node("Slice", "x s e a t", "back"), node("Expand", "one wide", "same")]
+    nodes += [node("MatMul", "back w", "y"), node("MatMul", "same w", "z"), node("Gemm", "back w", "g")]
+    found = computed(
+        nodes, {"x": x, "one": one}, ["y", "z", "g"], {"w": w, **{name: np.array(held) for name, held in ends.items()}}
+    )
+    expected = x[:, ::-1].astype(np.float64) @ w
+    for product, reference in zip(found, (expected, np.repeat(one, 6, 1).astype(np.float64) @ w, expected), strict=True):
+        near(product, reference, 4.0, 8.0)
+
+
 def test_products_with_several_constant_matrices_and_with_a_constant_first():
     drawn = Drawn(8)
     x, w = drawn.values((2, 3, 4, 5)), drawn.values((3, 5, 6))
