@@ -48,8 +48,8 @@ INLINE float softplus_of(float x) {
     ONE(ELU, x < 0 ? alpha * expm1f(x) : x)                                                                  \
     ONE(SELU, x > 0 ? beta * x : beta * alpha * expm1f(x))                                                   \
     ONE(THRESHOLDED_RELU, x > alpha || x != x ? x : 0)                                                       \
-    ONE(HARD_SIGMOID, fminf(fmaxf(alpha * x + beta, 0), 1))                                                  \
-    ONE(HARD_SWISH, x * fminf(fmaxf(x / 6 + 0.5f, 0), 1))                                                    \
+    ONE(HARD_SIGMOID, at_most(1, at_least(0, alpha * x + beta)))                                             \
+    ONE(HARD_SWISH, x * at_most(1, at_least(0, x / 6 + 0.5f)))                                               \
     ONE(SOFTPLUS, softplus_of(x))                                                                            \
     ONE(SOFTSIGN, x / (1 + fabsf(x)))                                                                        \
     ONE(GELU, 0.5f * x * (1 + erff(x * 0.70710678118654752f)))                                               \
