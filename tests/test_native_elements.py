@@ -72,16 +72,14 @@ def test_a_function_of_one_element(op):
 @pytest.mark.parametrize("op", [*UNARY, "Gelu"])
 def test_a_function_of_what_is_special(op):
     """Infinities go where they should, NaN stays NaN, and numbers that float32 can't hold become infinities."""
-    few = SPECIAL[np.abs(SPECIAL) < 1e30] if op in ("Sin", "Cos", "Softsign") else SPECIAL
-    few = few[~np.isinf(few)] if op in ("HardSwish", "Gelu") else few
+    few = SPECIAL[~np.isinf(SPECIAL)] if op in ("HardSwish", "Gelu") else SPECIAL  # there infinity times zero, by definition
+    few = few[~np.isnan(few)] if op == "Sign" else few  # ONNX does not say what that is
     (y,) = computed([node(op, "x", "y", **ATTRIBUTES.get(op, {}))], {"x": few}, ["y"])
     with np.errstate(over="ignore"):
         expected = FUNCTIONS[op](torch.from_numpy(few).double()).numpy().astype(np.float32)
-    expected = np.where(np.isnan(few), np.nan if op != "Sign" else 0.0, expected) if op in ("Sign", "HardSigmoid") else expected
-    if op in ("Sign", "HardSigmoid"):  # ONNX says nothing of NaN here
-        y, expected = y[~np.isnan(few)], expected[~np.isnan(few)]
     near(y, expected, SIZES.get(op, 0.0))
-    assert (np.signbit(y) == np.signbit(expected))[(few == 0) & (expected == 0)].all() if op in ("Neg", "Tanh", "Ceil") else True
+    if op in ("Neg", "Abs", "Tanh", "Floor", "Ceil", "Round", "Sin", "Erf", "Softsign"):  # zeros have signs
+        np.testing.assert_array_equal(np.signbit(y[few == 0]), np.signbit(expected[few == 0]))
 
 
 def test_gelu_by_tanh():
