@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from edgeseq_runtime.native.compiled import library
+from edgeseq_runtime.native.values import address_of
 from edgeseq_runtime.tensors.spec import Array
 
 ERRORS = {1: "an index is out of range", 2: "a division of integers by zero", 3: "an unknown operation"}  # by their numbers
@@ -72,3 +73,12 @@ def kernels() -> Kernels:
     rounded.restype = ctypes.c_int64
     rounded.argtypes = [ctypes.c_int64] * 3
     return Kernels(run, operations, unary, binary, compare, reduce, int(loaded.edgeseq_native_panel()), scratch, rounded)
+
+
+def call_arguments(words: Array, bases: Sequence[int]) -> tuple[object, ...]:
+    """What the library's `run` takes for a program and the addresses of its segments."""
+    return (
+        ctypes.c_void_p(address_of(words)),
+        ctypes.c_int64(len(words)),
+        (ctypes.c_void_p * max(len(bases), 1))(*bases),
+    )

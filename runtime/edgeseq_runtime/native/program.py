@@ -12,6 +12,7 @@ import numpy as np
 from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.native.constants import DTYPES
 from edgeseq_runtime.native.kernels import Kernels
+from edgeseq_runtime.native.nodes import DependsOnContents, operator_name, unsupported
 from edgeseq_runtime.native.operators.arranging import ARRANGING
 from edgeseq_runtime.native.operators.elementwise import ELEMENTWISE
 from edgeseq_runtime.native.operators.loops import LOOPS
@@ -21,7 +22,7 @@ from edgeseq_runtime.native.operators.recurrent import RECURRENT
 from edgeseq_runtime.native.operators.reducing import REDUCING
 from edgeseq_runtime.native.shared import Shared, graphs_in
 from edgeseq_runtime.native.values import Block, Value, untouched
-from edgeseq_runtime.native.writer import DependsOnContents, Operator, Writer, operator_name, unsupported
+from edgeseq_runtime.native.writer import Operator, Writer
 from edgeseq_runtime.onnx_wire import Graph, Node
 from edgeseq_runtime.tensors.spec import Array
 

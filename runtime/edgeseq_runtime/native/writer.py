@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -11,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq_runtime.errors import InputError, UsageError
-from edgeseq_runtime.native.constants import DTYPES
-from edgeseq_runtime.native.kernels import ERRORS, Kernels, aligned
+from edgeseq_runtime.native.axes import broadcast, merged
+from edgeseq_runtime.native.kernels import ERRORS, Kernels, aligned, call_arguments
+from edgeseq_runtime.native.nodes import operator_name, unsupported
 from edgeseq_runtime.native.shared import Shared
-from edgeseq_runtime.native.values import SCRATCH, Block, Scratch, Value, address_of, untouched
+from edgeseq_runtime.native.values import SCRATCH, Block, Scratch, Value, untouched
 from edgeseq_runtime.onnx_wire import Graph, Node
 from edgeseq_runtime.tensors.spec import Array
 
 NONE = -1  # a place that is not there
-MAX_AXES = 8  # as in library.c
 Word = int | float | Value | None  # of an instruction
 
 
@@ -275,110 +274,3 @@ class Written(NamedTuple):
 
     results: list[Value]
     blocks: list[Block]  # of its own that the results are in, to be released
-
-
-class Axes(NamedTuple):
-    """Sizes, and for each operand its strides; axes along which all go on as if they were one are one."""
-
-    sizes: tuple[int, ...]
-    strides: tuple[tuple[int, ...], ...]
-
-
-def merged(sizes: Sequence[int], *strides: Sequence[int]) -> Axes:
-    """The fewest axes that go over the same elements in the same order; at least one.
-
-    Raises:
-        UsageError: they are more than the library counts.
-    """
-    kept: list[list[int]] = []  # size, then a stride for each operand
-    for size, *steps in zip(sizes, *strides, strict=True):
-        if size == 1:
-            continue
-        if kept and all(before == step * size for before, step in zip(kept[-1][1:], steps, strict=True)):
-            kept[-1] = [kept[-1][0] * size, *steps]
-        else:
-            kept.append([size, *steps])
-    kept = kept or [[1, *(1 for _ in strides)]]
-    if len(kept) > MAX_AXES:
-        raise UsageError(
-            f"the native kernels go over at most {MAX_AXES} axes at once, and here are {len(kept)}; choose device 'cpu'"
-        )
-    return Axes(tuple(one[0] for one in kept), tuple(tuple(one[1 + i] for one in kept) for i in range(len(strides))))
-
-
-def broadcast(value: Value, shape: Sequence[int]) -> Value:
-    """The value as of this shape, its elements repeated where they are one."""
-    return value.viewed(np.broadcast_to(value.array, shape))
-
-
-class DependsOnContents(InputError):
-    """A size depends on what the inputs hold, not on their sizes alone."""
-
-
-def known(value: Value | None, node: Node, what: str) -> Array:
-    """What a value holds, where that has to be known beforehand.
-
-    Raises:
-        DependsOnContents: it depends on what the inputs hold.
-    """
-    if value is None or not value.constant:
-        raise DependsOnContents(unsupported(node, f"need to know {what} beforehand, and here it depends on what the inputs hold"))
-    return value.array
-
-
-def given(inputs: Sequence[Value | None], index: int) -> Value | None:
-    """An input, None where it is left out."""
-    return inputs[index] if index < len(inputs) else None
-
-
-def required(inputs: Sequence[Value | None], index: int, node: Node) -> Value:
-    """An input that has to be there.
-
-    Raises:
-        UsageError: it is not.
-    """
-    value = given(inputs, index)
-    if value is None:
-        raise UsageError(f"the node {node.op} '{node.name}' lacks input {index}; export the model again")
-    return value
-
-
-def operator_name(node: Node) -> str:
-    """An operator of ONNX's own by its name, another with its domain before it."""
-    return node.op if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op}"
-
-
-def type_number(value: Value, node: Node) -> int:
-    """A dtype's number in the library.
-
-    Raises:
-        UsageError: the kernels don't compute with it.
-    """
-    name = value.array.dtype.name
-    if name not in DTYPES:
-        raise UsageError(unsupported(node, f"don't compute with {name}"))
-    return DTYPES.index(name)
-
-
-def integer(node: Node, name: str, default: int) -> int:
-    """An attribute that is a whole number."""
-    return node.integers.get(name, (default,))[0]
-
-
-def real(node: Node, name: str, default: float) -> float:
-    """An attribute that is a number."""
-    return node.floats.get(name, (default,))[0]
-
-
-def unsupported(node: Node, why: str) -> str:
-    """What is said of a node that the kernels can't do."""
-    return f"the native kernels {why} (node {node.op} '{node.name}'); choose device 'cpu', which runs it with ONNX Runtime"
-
-
-def call_arguments(words: Array, bases: Sequence[int]) -> tuple[object, ...]:
-    """What the library's `run` takes for a program and the addresses of its segments."""
-    return (
-        ctypes.c_void_p(address_of(words)),
-        ctypes.c_int64(len(words)),
-        (ctypes.c_void_p * max(len(bases), 1))(*bases),
-    )

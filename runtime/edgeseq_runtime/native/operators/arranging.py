@@ -9,9 +9,11 @@ from itertools import pairwise
 import numpy as np
 
 from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.native.axes import broadcast, merged
 from edgeseq_runtime.native.constants import array_of
+from edgeseq_runtime.native.nodes import given, integer, known, required, type_number, unsupported
 from edgeseq_runtime.native.values import Value
-from edgeseq_runtime.native.writer import Writer, broadcast, given, integer, known, merged, required, type_number, unsupported
+from edgeseq_runtime.native.writer import Writer
 from edgeseq_runtime.onnx_wire import Node
 from edgeseq_runtime.tensors.spec import Array
 

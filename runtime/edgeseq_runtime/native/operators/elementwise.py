@@ -7,21 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.native.axes import broadcast, merged
+from edgeseq_runtime.native.nodes import given, integer, known, real, required, type_number, unsupported
 from edgeseq_runtime.native.operators.arranging import _ELEMENT_TYPES
 from edgeseq_runtime.native.values import Value
-from edgeseq_runtime.native.writer import (
-    Operator,
-    Writer,
-    broadcast,
-    given,
-    integer,
-    known,
-    merged,
-    real,
-    required,
-    type_number,
-    unsupported,
-)
+from edgeseq_runtime.native.writer import Operator, Writer
 from edgeseq_runtime.onnx_wire import Node
 
 Inputs = Sequence[Value | None]

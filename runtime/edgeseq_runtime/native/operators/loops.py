@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgeseq_runtime.errors import InputError, UsageError
+from edgeseq_runtime.native.nodes import given, integer, known, required, unsupported
 from edgeseq_runtime.native.values import Block, Value
-from edgeseq_runtime.native.writer import LoopOperator, Word, Writer, given, integer, known, required, unsupported
+from edgeseq_runtime.native.writer import LoopOperator, Word, Writer
 from edgeseq_runtime.onnx_wire import Node
 
 Inputs = Sequence[Value | None]

@@ -9,11 +9,13 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.native.axes import merged
+from edgeseq_runtime.native.nodes import given, integer, real, required, unsupported
 from edgeseq_runtime.native.operators.arranging import padded
 from edgeseq_runtime.native.operators.elementwise import pair_result
 from edgeseq_runtime.native.operators.reducing import reduced
 from edgeseq_runtime.native.values import Value
-from edgeseq_runtime.native.writer import Operator, Writer, given, integer, merged, real, required, unsupported
+from edgeseq_runtime.native.writer import Operator, Writer
 from edgeseq_runtime.onnx_wire import Node
 from edgeseq_runtime.tensors.spec import Array
 

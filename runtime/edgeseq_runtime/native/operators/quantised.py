@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.native.kernels import aligned
+from edgeseq_runtime.native.nodes import given, integer, known, required, unsupported
 from edgeseq_runtime.native.operators.products import _row_stride, product
 from edgeseq_runtime.native.operators.recurrent import Weights, directions_of
 from edgeseq_runtime.native.values import Value, address_of
-from edgeseq_runtime.native.writer import Operator, Word, Writer, given, integer, known, required, unsupported
+from edgeseq_runtime.native.writer import Operator, Word, Writer
 from edgeseq_runtime.onnx_wire import Node
 from edgeseq_runtime.tensors.spec import Array
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.native.nodes import given, integer, known, required, unsupported
 from edgeseq_runtime.native.values import Value
-from edgeseq_runtime.native.writer import Operator, Word, Writer, given, integer, known, required, unsupported
+from edgeseq_runtime.native.writer import Operator, Word, Writer
 from edgeseq_runtime.onnx_wire import Node
 from edgeseq_runtime.tensors.spec import Array
 
