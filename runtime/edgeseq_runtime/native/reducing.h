@@ -7,33 +7,41 @@ enum { REDUCE_KINDS(NAMED) REDUCE_COUNT };
 #undef NAMED
 
 typedef float four __attribute__((vector_size(16)));
-typedef union {
-    floats all;
-    four part[LANES / 4];
-} parted;
 
-static inline float sum_in(floats vector) {
-    parted of = {vector};
-    for (int64_t i = 1; i < LANES / 4; i++) of.part[0] += of.part[i];
-    return (of.part[0][0] + of.part[0][2]) + (of.part[0][1] + of.part[0][3]);
+// Partial sums: 16 with vectors of any width, since fewer would round more often in a long sum, and wait for each other.
+#define CHAINS (16 / LANES)
+typedef union {
+    floats chain[CHAINS];
+    four part[4];
+} partial;
+
+static inline float sum_of(partial sums) {
+    for (int i = 1; i < 4; i++) sums.part[0] += sums.part[i];
+    return (sums.part[0][0] + sums.part[0][2]) + (sums.part[0][1] + sums.part[0][3]);
 }
 
 static inline float sum_over(const float *x, int64_t n) {
-    floats parts = {0};
+    partial sums = {{{0}}};
     float sum = 0;
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) parts += load(x + i);
+    for (; i + 16 <= n; i += 16)
+        UNROLLED
+        for (int c = 0; c < CHAINS; c++) sums.chain[c] += load(x + i + c * LANES);
+    for (; i + LANES <= n; i += LANES) sums.chain[0] += load(x + i);
     for (; i < n; i++) sum += x[i];
-    return sum + sum_in(parts);
+    return sum + sum_of(sums);
 }
 
 static inline float dot_over(const float *a, const float *b, int64_t n) {
-    floats parts = {0};
+    partial sums = {{{0}}};
     float sum = 0;
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) parts += load(a + i) * load(b + i);
+    for (; i + 16 <= n; i += 16)
+        UNROLLED
+        for (int c = 0; c < CHAINS; c++) sums.chain[c] += load(a + i + c * LANES) * load(b + i + c * LANES);
+    for (; i + LANES <= n; i += LANES) sums.chain[0] += load(a + i) * load(b + i);
     for (; i < n; i++) sum += a[i] * b[i];
-    return sum + sum_in(parts);
+    return sum + sum_of(sums);
 }
 
 #if defined(__clang__)
