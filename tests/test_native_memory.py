@@ -10,8 +10,10 @@ import pytest
 from native_graphs import Drawn, computed, model_of, near, needs_compiler, node, opened
 from native_random import evaluated, random_steps
 
+from edgeseq_runtime.backends.native_backend import load_model
 from edgeseq_runtime.native.program import KEPT
 from edgeseq_runtime.native.values import Scratch
+from edgeseq_runtime.plan import plan_for_device
 
 pytestmark = needs_compiler
 
@@ -162,3 +164,62 @@ def test_arrays_in_another_order_in_memory_are_given_like_others(layered):
     x = np.asfortranarray(np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32))
     near(model.run({"x": x})["y"], expected(x), 1.0, 40.0)
     near(model.run({"x": x[::-1]})["y"], expected(x[::-1]), 1.0, 40.0)
+
+
+@pytest.fixture
+def masked():
+    """A mask as wide as the greatest length, and rows of a table chosen by tokens: a size depends on lengths, none on tokens."""
+    drawn = Drawn(21)
+    table = drawn.values((9, 3))
+    nodes = [
+        node("ReduceMax", "lengths", "most", keepdims=0),
+        node("Range", "zero most one", "places"),
+        node("Unsqueeze", "lengths last", "column"),
+        node("Less", "places column", "mask"),
+        node("Cast", "mask", "y", to=1),
+        node("Gather", "table tokens", "rows"),
+    ]
+    inputs = {"tokens": np.zeros(1, np.int64), "lengths": np.zeros(1, np.int64)}
+    constants = {"zero": np.array(0), "one": np.array(1), "last": np.array([1]), "table": table}
+    model = opened(model_of(nodes, inputs, ["y", "rows"], constants))
+
+    def expected(tokens, lengths):
+        return (np.arange(lengths.max()) < lengths[:, None]).astype(np.float32), table[tokens]
+
+    return model, expected
+
+
+def test_a_size_that_depends_on_lengths_follows_them(masked):
+    model, expected = masked
+    for tokens, lengths in (([1, 2, 3], [3, 1]), ([4, 5, 8], [3, 1]), ([0, 0, 0], [2, 5]), ([1, 2], [5, 2]), ([1, 2, 3], [1, 3])):
+        given = {"tokens": np.array(tokens), "lengths": np.array(lengths)}
+        for found, reference in zip(model.run(given).values(), expected(**given), strict=True):
+            np.testing.assert_array_equal(found, reference)
+    assert model.programs.reads == ("lengths",)
+    assert len(model.programs._made) == 4  # tokens don't count, but for how many there are
+
+
+def test_a_bound_call_looks_at_lengths_each_time(masked):
+    model, expected = masked
+    given = {"tokens": np.array([1, 2]), "lengths": np.array([2, 1])}
+    bound = model.bind(given, {"y": None, "rows": None})
+    for lengths, tokens in (([2, 1], [3, 4]), ([1, 4], [3, 4]), ([1, 4], [5, 6]), ([2, 1], [0, 8])):
+        given["lengths"][...], given["tokens"][...] = lengths, tokens
+        bound()
+        for found, reference in zip(bound.computed().values(), expected(**given), strict=True):
+            np.testing.assert_array_equal(found, reference)
+
+
+@pytest.mark.parametrize("op", ["MatMul", "LSTM", "GRU"])
+def test_more_threads_compute_the_same_bits(op):
+    drawn = Drawn(22)
+    G, H = {"MatMul": (3, 96), "LSTM": (4, 96), "GRU": (3, 96)}[op]
+    x = drawn.values((5, 7, 64))
+    if op == "MatMul":
+        nodes, constants = [node("MatMul", "x w", "y")], {"w": drawn.values((64, 700))}
+    else:
+        nodes = [node(op, "x w r", "y", hidden_size=H)]
+        constants = {"w": drawn.values((1, G * H, 64)), "r": drawn.values((1, G * H, H)) * np.float32(0.1)}
+    data = model_of(nodes, {"x": x}, ["y"], constants).SerializeToString()
+    one, two = (load_model(data, plan_for_device("native", threads=threads)).run({"x": x})["y"] for threads in (1, 2))
+    np.testing.assert_array_equal(one, two)
