@@ -80,6 +80,7 @@ static int64_t run(const int64_t *code, const int64_t *end, char **segments);
     ONE(SCATTER_ELEMENTS, run_scatter_elements)                                                                                              \
     ONE(REDUCE, run_reduce)                                                                                                                  \
     ONE(ARGUMENT, run_argument)                                                                                                              \
+    ONE(BEST, run_best)                                                                                                                      \
     ONE(RUNNING_SUM, run_running_sum)                                                                                                        \
     ONE(SOFTMAX, run_softmax)                                                                                                                \
     ONE(LAYER_NORMALIZATION, run_layer_normalization)                                                                                        \

@@ -161,6 +161,31 @@ static int64_t run_argument(operands given) {
     return 0;
 }
 
+// [values, numbers (int64), x (float32), largest rather than smallest, how many, outer, n, inner]: best first, the earlier of equals.
+static int64_t run_best(operands given) {
+    float *values = PLACE(float, 0);
+    int64_t *numbers = PLACE(int64_t, 1);
+    const float *x = PLACE(const float, 2);
+    const int64_t largest = NUMBER(3), many = NUMBER(4), outer = NUMBER(5), n = NUMBER(6), inner = NUMBER(7);
+    for (int64_t o = 0; o < outer; o++) {
+        for (int64_t i = 0; i < inner; i++) {
+            float *best = values + o * many * inner + i;
+            int64_t *number = numbers + o * many * inner + i;
+            for (int64_t k = 0; k < n; k++) {
+                const float one = x[(o * n + k) * inner + i];
+                int64_t at = k < many ? k : many;  // moves up from the end of those held
+                for (; at > 0; at--) {
+                    const float held = best[(at - 1) * inner];
+                    if (!(largest ? one > held : one < held)) break;
+                    if (at < many) best[at * inner] = held, number[at * inner] = number[(at - 1) * inner];
+                }
+                if (at < many) best[at * inner] = one, number[at * inner] = k;
+            }
+        }
+    }
+    return 0;
+}
+
 // [y, x, type, outer, n, inner]
 static int64_t run_running_sum(operands given) {
     const int64_t type = NUMBER(2), outer = NUMBER(3), n = NUMBER(4), inner = NUMBER(5);

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeseq_runtime.errors import UsageError
+from edgeseq_runtime.errors import InputError, UsageError
 from edgeseq_runtime.native.nodes import given, integer, known, real, required, type_number, unsupported
 from edgeseq_runtime.native.values import Value
 from edgeseq_runtime.native.writer import Operator, Writer
@@ -102,6 +102,24 @@ def argument(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     return [made if integer(node, "keepdims", 1) else made.viewed(np.squeeze(made.array, axis))]
 
 
+def best(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
+    value = required(inputs, 0, node)
+    if value.array.dtype != np.float32:
+        raise UsageError(unsupported(node, f"look for the greatest of float32 alone, not {value.array.dtype}"))
+    many = int(known(given(inputs, 1), node, "how many").reshape(()))
+    axis = integer(node, "axis", -1) % value.array.ndim
+    dims = value.array.shape
+    if not 0 <= many <= dims[axis]:
+        raise InputError(f"the node {node.op} '{node.name}' asks for the best {many} of {dims[axis]}; give inputs of more")
+    source = writer.contiguous(value)
+    kept = (*dims[:axis], many, *dims[axis + 1 :])
+    values, numbers = writer.new(kept, np.float32), writer.new(kept, np.int64)
+    if values.array.size:
+        outer, inner = math.prod(dims[:axis]), math.prod(dims[axis + 1 :])
+        writer.emit("BEST", values, numbers, source, integer(node, "largest", 1), many, outer, dims[axis], inner)
+    return [values, numbers]
+
+
 def running_sum(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     value = required(inputs, 0, node)
     axis = int(known(given(inputs, 1), node, "the axis").reshape(())) % value.array.ndim
@@ -140,5 +158,6 @@ REDUCING: dict[str, Operator] = {
     "ArgMax": argument,
     "ArgMin": argument,
     "CumSum": running_sum,
+    "TopK": best,
     "LayerNormalization": layer_normalization,
 }
