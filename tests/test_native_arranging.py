@@ -369,3 +369,22 @@ def test_what_can_not_be_done_is_refused_and_says_so(of, message):
 def test_a_size_that_depends_on_computed_contents_is_refused(of):
     with pytest.raises(InputError, match=f"need to know .* beforehand.*{of.op_type}"):
         computed([node("Cast", "s", "n", to=7), of], {"x": np.ones(4, np.float32), "s": np.float32([4])}, ["y"])
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("largest", [0, 1])
+def test_the_greatest_and_the_smallest(largest, seed):
+    """Of equals the first comes first, as ONNX has it."""
+    drawn = Drawn(400 + seed)
+    x = np.round(drawn.values(drawn.rng.integers(1, 9, 1 + seed % 3)) * 2)
+    axis = int(drawn.rng.integers(x.ndim))
+    k = int(drawn.rng.integers(1, x.shape[axis] + 1))
+    drawn.add("x", x)
+    drawn.constant("k", whole(k))
+    values, places = drawn.computed(
+        [node("TopK", "x k", "v p", axis=axis - x.ndim if seed % 2 else axis, largest=largest)], ["v", "p"]
+    )
+    order = np.argsort(-x if largest else x, axis, kind="stable").take(range(k), axis)
+    np.testing.assert_array_equal(places, order)
+    np.testing.assert_array_equal(values, np.take_along_axis(x, order, axis))
+    assert (values.dtype, places.dtype) == (np.float32, np.int64)
