@@ -2,10 +2,11 @@
 
     python benchmarks/aarch64.py --out docs/aarch64.md
 
-The board is `tests/emulated_board.py`: the installed package, an Orin Nano's files. There, the installed program proves each bundle
-against its own reference (`edgeseq parity`), runs it on the inputs of one of its reference cases, whole and in chunks
-(`edgeseq run`); what it wrote is compared with what the same release of ONNX Runtime computes here. What was measured is kept under
-build/, by board and bundle: a run that was cut short goes on where it was.
+The board is `tests/emulated_board.py`: the installed package, an Orin Nano's files, gcc. There, the installed program proves each
+bundle against its own reference (`edgeseq parity`), runs it on the inputs of one of its reference cases, whole and in chunks
+(`edgeseq run`); what it wrote is compared with what the same release of ONNX Runtime computes here. Then the same on device
+"native", whose kernels the board compiles for itself, in fp32 and in int8, and on two threads. What was measured is kept under
+build/, by board, bundle and way: a run that was cut short goes on where it was.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from rich.console import Console
 from rich.progress import track
 
 import edgeseq_runtime
+from edgeseq_quantize import quantize
+from edgeseq_runtime import load, measure_parity
 from edgeseq_runtime.files import write_file
 from edgeseq_runtime.tensors.spec import Array
 
@@ -41,6 +44,11 @@ CHUNK = 5  # time steps, in the model's own unit
 WORKERS = len(os.sched_getaffinity(0))
 SHARE = 5  # models that one process on the board proves, and then runs: it starts slowly
 LIBRARY = tuple(name for name in MODELS if name not in USERS)
+# Of those that `edgeseq quantize` writes an int8 variant of, one of each kind; at their sizes that is by no gain in speed.
+INT8 = (
+    "VAD", "nn.GRU", "nn.LSTM", "LSTMCell", "NeuralTuringMachine", "AttentionDecoder", "TreeClassifier", "packed BiLSTM tagger",
+    "CTC text-line recogniser",
+)  # fmt: skip
 # The installed program, called once for each argument, a list of its own arguments as JSON; it ends at the first error, which a
 # bundle that is not at parity is not.
 PROGRAM = """
@@ -56,6 +64,7 @@ for line in sys.argv[1:]:
         if end.code not in (None, 0, 1):
             raise
 """
+FLAGS = "from edgeseq_runtime.native.compiled import compiled; print(*compiled().record.flags)"
 KEPT = Path(__file__).parent.parent / "build" / "aarch64"
 Arrays = dict[str, Array]
 
@@ -73,6 +82,17 @@ class Difference(NamedTuple):
         return self.max_abs == 0 and not self.unequal
 
 
+class Way(NamedTuple):
+    """How a model is run, on both machines."""
+
+    device: str = "auto"
+    precision: str = "fp32"
+    threads: int = 1  # more than 1: run with as many, too
+
+
+CPU, NATIVE, NATIVE_INT8 = Way(), Way("native", threads=2), Way("native", "int8", threads=2)
+
+
 class Row(NamedTuple):
     """One model on both machines."""
 
@@ -83,6 +103,7 @@ class Row(NamedTuple):
     chunks: Difference | None  # of the board's run in chunks from its whole run; None where there is no state, or lengths differ
     here: Mapping[str, Any]  # parity, as `edgeseq parity --json` has it
     board: Mapping[str, Any]
+    threads: Difference | None = None  # of the board's whole run on more threads from that on one
 
     @property
     def passed(self) -> bool:
@@ -90,7 +111,7 @@ class Row(NamedTuple):
         return bool(self.here["passed"] and self.board["passed"])
 
     def worst(self, machine: str, figure: str) -> float:
-        """The largest `k` or `k999` of the rows that were gated, on "here" or "board"."""
+        """The largest `k`, `k999`, `relative` or `relative999` of the rows that were gated, on "here" or "board"."""
         rows = [row for row in getattr(self, machine)["rows"] if row["verdict"] != "skip"]
         return max((math.inf if row[figure] is None else row[figure] for row in rows), default=math.nan)
 
@@ -106,30 +127,43 @@ def main() -> int:
     console = Console(stderr=True)
     os.nice(10)
     board = make_board(arguments.board, console.print)
-    names = arguments.models or LIBRARY
-    bundles = {name: bundle_of(name, arguments.bundles) for name in track(names, "exporting", console=console)}
+    chosen = arguments.models or tuple(MODELS)
+    bundles = {name: bundle_of(name, arguments.bundles) for name in track(chosen, "exporting", console=console)}
+    integers = {name: quantised(path) for name, path in bundles.items() if name in INT8}
     start = time.perf_counter()
-    rows = compare(board, bundles, console, KEPT)
-    console.print(f"{len(rows)} models on the board: {time.perf_counter() - start:.0f} s")
-    text = page(rows, detected=said(board, "devices", "--detect"), cpu=board.cpu, chunk=CHUNK)
+    library = {name: path for name, path in bundles.items() if name in (arguments.models or LIBRARY)}
+    rows = compare(board, library, console, KEPT)
+    native = [row for each, way in ((bundles, NATIVE), (integers, NATIVE_INT8)) for row in compare(board, each, console, KEPT, way)]
+    console.print(f"{len(bundles)} models on the board: {time.perf_counter() - start:.0f} s")
+    flags = said(board, "python3", "-c", FLAGS).strip()
+    text = page(rows, native, detected=said(board, "edgeseq", "devices", "--detect"), flags=flags, cpu=board.cpu, chunk=CHUNK)
     if arguments.out:
         arguments.out.write_text(text)
     else:
         print(text)
-    return 0 if all(row.passed for row in rows) else 1
+    return 0 if all(row.passed for row in (*rows, *native)) else 1
 
 
-def compare(board: Board, bundles: Mapping[str, Path], console: Console, kept: Path | None = None) -> list[Row]:
+def quantised(path: Path) -> Path:
+    """The bundle with its int8 variant beside it, made if there is none."""
+    out = path.with_name(f"{path.stem}-int8.edgeseq")
+    if not out.exists():
+        quantize(path, out=out, variants=("int8",), smallest=1, seconds=0, device="native")
+    return out
+
+
+def compare(board: Board, bundles: Mapping[str, Path], console: Console, kept: Path | None = None, way: Way = CPU) -> list[Row]:
     """A row for each bundle by name; those in the folder `kept` are not measured anew, and the others are put there."""
+    how = "-".join(map(str, way))
     files = {
-        name: kept and kept / f"{board.folder.name}-{edgeseq_runtime.open_bundle(path).sha256[:16]}.json"
+        name: kept and kept / f"{board.folder.name}-{edgeseq_runtime.open_bundle(path).sha256[:16]}-{how}.json"
         for name, path in bundles.items()
     }
     rows = {name: msgspec.json.decode(file.read_bytes(), type=Row) for name, file in files.items() if file and file.exists()}
     left = [(name, path) for name, path in bundles.items() if name not in rows]
     shares = [dict(left[start : start + SHARE]) for start in range(0, len(left), SHARE)]
     with ThreadPoolExecutor(WORKERS) as pool:
-        measured = pool.map(lambda share: measure(board, share), shares)
+        measured = pool.map(lambda share: measure(board, share, way), shares)
         for found in track(measured, "proving and running on the board", len(shares), console=console):
             for row in found:
                 rows[row.model] = row
@@ -139,20 +173,21 @@ def compare(board: Board, bundles: Mapping[str, Path], console: Console, kept: P
     return [rows[name] for name in bundles]
 
 
-def measure(board: Board, bundles: Mapping[str, Path]) -> list[Row]:
+def measure(board: Board, bundles: Mapping[str, Path], way: Way) -> list[Row]:
     """Prove and run some bundles on the board and here."""
     with tempfile.TemporaryDirectory() as folder:
-        examples = [Example(path, Path(folder)) for path in bundles.values()]
+        examples = [Example(path, Path(folder), way) for path in bundles.values()]
         run_on(board, examples)
         return [
             Row(
                 name,
                 edgeseq_runtime.open_bundle(example.path).manifest.census,
                 example.sizes,
-                difference(read(example.whole), edgeseq_runtime.load(example.path).run(example.inputs)),
+                difference(read(example.whole), load(example.path, device=way.device, precision=way.precision).run(example.inputs)),
                 difference(read(example.chunks), read(example.whole)) if example.chunk else None,
-                edgeseq_runtime.measure_parity(example.path).to_json(),
+                measure_parity(example.path, device=way.device, precision=way.precision).to_json(),
                 json.loads(example.record.read_bytes())["report"],
+                difference(read(example.shared), read(example.whole)) if way.threads > 1 else None,
             )
             for name, example in zip(bundles, examples, strict=True)
         ]
@@ -161,14 +196,15 @@ def measure(board: Board, bundles: Mapping[str, Path]) -> list[Row]:
 class Example:
     """One draw of a bundle's reference case with the longest sequences, and the files of what is made of it."""
 
-    def __init__(self, path: Path, folder: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, folder: Path, way: Way) -> None:
+        self.path, self.way = path, way
         bundle = edgeseq_runtime.open_bundle(path)
         case = max(bundle.reference(), key=lambda case: math.prod(case.case.sizes.values()))
         self.sizes, self.inputs = case.case.sizes, case.draw_inputs(0)
-        self.given, self.whole, self.chunks = (folder / f"{path.stem}-{name}.npz" for name in ("inputs", "whole", "chunks"))
+        files = (folder / f"{path.stem}-{name}.npz" for name in ("inputs", "whole", "chunks", "shared"))
+        self.given, self.whole, self.chunks, self.shared = files
         self.record = folder / f"{path.stem}.json"
-        interface = edgeseq_runtime.load(path).interface
+        interface = load(path).interface
         full = all((self.inputs[name] == self.sizes[interface.time_axis]).all() for name in interface.step_lengths)
         self.chunk = CHUNK * interface.chunk if interface.state and full else 0  # 0: it can't be cut
         np.savez(self.given, **self.inputs)  # type: ignore[arg-type]
@@ -176,10 +212,12 @@ class Example:
     @property
     def commands(self) -> list[list[str]]:
         """What the program is called with."""
-        parity = ["parity", str(self.path), "--record", str(self.record)]
-        run = ["run", str(self.path), str(self.given), "-o", str(self.whole)]
-        streamed = ["run", str(self.path), str(self.given), "-o", str(self.chunks), "--chunk", str(self.chunk)]
-        return [parity, run, streamed] if self.chunk else [parity, run]
+        how = ["--device", self.way.device, "--precision", self.way.precision]
+        run = ["run", str(self.path), str(self.given), *how, "-o"]
+        commands = [["parity", str(self.path), *how, "--record", str(self.record)], [*run, str(self.whole)]]
+        commands += [[*run, str(self.chunks), "--chunk", str(self.chunk)]] if self.chunk else []
+        commands += [[*run, str(self.shared), "--threads", str(self.way.threads)]] if self.way.threads > 1 else []
+        return commands
 
 
 def run_on(board: Board, examples: Sequence[Example]) -> None:
@@ -195,14 +233,14 @@ def run_on(board: Board, examples: Sequence[Example]) -> None:
 
 
 def said(board: Board, *arguments: object) -> str:
-    """What the installed program writes on the board.
+    """What a program writes on the board.
 
     Raises:
         RuntimeError: it ends with anything but 0 and 1; what it said is in the message.
     """
-    done = board.run("edgeseq", *arguments)
+    done = board.run(*arguments)
     if done.returncode not in (0, 1):
-        raise RuntimeError(f"edgeseq {' '.join(map(str, arguments))} on the board ended with {done.returncode}: {done.stderr}")
+        raise RuntimeError(f"{' '.join(map(str, arguments))} on the board ended with {done.returncode}: {done.stderr}")
     return done.stdout
 
 

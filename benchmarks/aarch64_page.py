@@ -42,6 +42,7 @@ the rms; a dash where the model has no state. 0 means that every bit is equal. k
 PyTorch's own rounding error on x86-64, so a k of 1 on both with different bits means: two roundings, equally near the truth.
 
 {table}{discrete}
+{native}
 ## What it proves, and what not
 
 It proves that the package installs on 64-bit ARM from wheels alone, without PyTorch (with glibc 2.35 or older, as JetPack 6
@@ -74,6 +75,30 @@ Two things are needed for ONNX Runtime to start there with QEMU 7.2, and are pla
 brings its own), and lists of processors below `/sys/devices/system/cpu` that fit it; with one processor in the one and two in
 the other, `import onnxruntime` ends the process.
 """
+NATIVE = """
+## edgeseq's own kernels
+
+The same on device ["native"](native.md): the board compiled the kernels for itself, with Debian's gcc for ARM, which was emulated
+like all the rest: a minute, once. {count} models, those above and modules as users write them, {integers} of them in int8, too.
+
+| | |
+|---|---|
+| How it is shown | *emulated*, as above |
+| On the board | {board} |
+| Here | {here} |
+| Flags there | `{flags}` |
+| At parity on both | {passed} of {rows} |
+| Every bit the same on two threads as on one | {same_threads} of {rows} |
+| Every bit the same in chunks as in the whole | {same_chunks} of {cut}; the others: {unequal} |
+| Largest difference of the board from x86-64, fp32 | {worst} |
+| Largest difference of the board from x86-64, int8 | {worst_int8} |
+| Largest k, k999, fp32 | {k_here:.2f}, {k999_here:.2f} on x86-64; {k_board:.2f}, {k999_board:.2f} on the board; gates {gate} |
+
+{table}
+*threads* is how far the board's run on two threads is from that on one, over the rms. Of int8, k and k999 are errors as shares of
+an output's rms, which its gate holds (2 % and 16 %). Its sums are of whole numbers and the same on both machines; what is left is
+where a float is rounded to another of 255 steps, since it differed in its last bit before.
+"""
 DISCRETE = "\nOf the integer and boolean outputs ({models}), {share} differ.\n"
 HEADER = (
     "model",
@@ -90,15 +115,12 @@ HEADER = (
 )
 
 
-def page(rows: Sequence[Row], *, detected: str, cpu: str, chunk: int) -> str:
-    """The Markdown page."""
+NATIVE_HEADER = (HEADER[0], "precision", *HEADER[1:-1], "threads", HEADER[-1])
+
+
+def page(rows: Sequence[Row], native: Sequence[Row], *, detected: str, flags: str, cpu: str, chunk: int) -> str:
+    """The Markdown page: of ONNX Runtime's kernels, then of edgeseq's own, if there are rows of those."""
     worst = max(rows, key=lambda row: row.difference.relative)
-    gate = rows[0].board["gate"]
-    figures = {
-        f"{figure}_{machine}": max(row.worst(machine, figure) for row in rows)
-        for figure in ("k", "k999")
-        for machine in ("here", "board")
-    }
     return PAGE.format(
         count=len(rows),
         cpu=cpu,
@@ -108,13 +130,53 @@ def page(rows: Sequence[Row], *, detected: str, cpu: str, chunk: int) -> str:
         equal=sum(row.difference.same for row in rows),
         worst=worst.difference.relative,
         worst_model=worst.model,
-        gate=f"{gate['k']:g} and {gate['k999']:g}",
         detected="\n".join(line.rstrip() for line in detected.strip("\n").splitlines()),
         chunk=chunk,
         table=table(HEADER, map(line, rows)),
         discrete=discrete(rows),
-        **figures,
+        native=native_section(native, flags) if native else "",
+        **figures(rows),
     )
+
+
+def native_section(rows: Sequence[Row], flags: str) -> str:
+    """What `rows` of device "native" say; their kernels were compiled with those flags."""
+    floats, integers = ([row for row in rows if (row.board["precision"] == "fp32") == wanted] for wanted in (True, False))
+    cut = [row for row in rows if row.chunks is not None]
+    worst, worst_int8 = (max(each, key=lambda row: row.difference.relative, default=None) for each in (floats, integers))
+    return NATIVE.format(
+        count=len(floats),
+        integers=len(integers),
+        rows=len(rows),
+        here=f"edgeseq {rows[0].here['versions']['native']}",
+        board=f"edgeseq {rows[0].board['versions']['native']}",
+        passed=sum(row.passed for row in rows),
+        same_chunks=sum(row.chunks.same for row in cut if row.chunks),
+        cut=len(cut),
+        unequal=", ".join(dict.fromkeys(row.model for row in cut if row.chunks and not row.chunks.same)) or "none",
+        same_threads=sum(row.threads is not None and row.threads.same for row in rows),
+        worst=named(worst),
+        worst_int8=named(worst_int8),
+        flags=flags,
+        table=table(NATIVE_HEADER, map(native_line, rows)),
+        **figures(floats),
+    )
+
+
+def named(row: Row | None) -> str:
+    """A model's difference of the board from here."""
+    return "–" if row is None else f"{small(row.difference.relative)} of an output's rms ({row.model})"
+
+
+def figures(rows: Sequence[Row]) -> dict[str, object]:
+    """The gate of some rows, and their largest k and k999 on each machine."""
+    gate = rows[0].board["gate"]
+    worst = {
+        f"{figure}_{machine}": max(row.worst(machine, figure) for row in rows)
+        for figure in ("k", "k999")
+        for machine in ("here", "board")
+    }
+    return {"gate": f"{gate['k']:g} and {gate['k999']:g}", **worst}
 
 
 def versions(found: Mapping[str, str]) -> str:
@@ -129,6 +191,15 @@ def line(row: Row) -> Sequence[str]:
     ks = [f"{row.worst(machine, figure):.2f}" for figure in ("k", "k999") for machine in ("here", "board")]
     chunks = "–" if row.chunks is None else small(row.chunks.relative)
     return (row.model, nodes, sizes, *ks, small(row.difference.max_abs), small(row.difference.relative), chunks, verdict(row))
+
+
+def native_line(row: Row) -> Sequence[str]:
+    """The cells of one model of device "native"."""
+    model, nodes, sizes, *ks, absolute, relative, chunks, found = line(row)
+    if row.board["precision"] != "fp32":
+        ks = [f"{row.worst(machine, figure):.1%}" for figure in ("relative", "relative999") for machine in ("here", "board")]
+    threads = "–" if row.threads is None else small(row.threads.relative)
+    return (model, row.board["precision"], nodes, sizes, *ks, absolute, relative, chunks, threads, found)
 
 
 def verdict(row: Row) -> str:

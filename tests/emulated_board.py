@@ -99,6 +99,7 @@ class Board(NamedTuple):
     """A board that is made, and the processor that it has."""
 
     folder: Path
+    system: Path  # the root of Debian's files, and of an Orin's
     cpu: str
 
     @property
@@ -145,7 +146,7 @@ def make_board(folder: Path = FOLDER, say: Callable[[str], None] = lambda text: 
         launchers = (LAUNCHER, PROGRAM, COMPILER, PART, *PARTS.values())
         package_key = key_of([system_key, cpu, *launchers, *_texts_below(source)])
         package = made_once(folder / f"edgeseq-{package_key}", lambda new: _make_package(new, source, system.name, cpu), say)
-    return Board(package, cpu)
+    return Board(package, system, cpu)
 
 
 def choose_cpu(known: str) -> str:

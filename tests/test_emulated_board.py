@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from edgeseq_runtime.detect import detect_machine
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import aarch64_page
-from aarch64 import Difference, Row, compare, difference
+from aarch64 import NATIVE, NATIVE_INT8, Difference, Row, compare, difference, quantised
 
 ROOT = Path(__file__).parent.parent
 PYTHON_310 = "1.23.2"  # ONNX Runtime's newest release for Python 3.10 on 64-bit ARM, which JetPack 6 has
@@ -234,11 +235,13 @@ def test_what_cannot_be_compared_is_an_error(other):
         difference({"y": np.float32([1, 2])}, {"y": other})
 
 
-def report(passed, *ks, machine):
-    rows = [{"k": k, "k999": 2 * k if k else k, "verdict": "pass" if passed else "fail"} for k in ks]
-    skipped = {"k": 99.0, "k999": 99.0, "verdict": "skip"}
-    versions = {"edgeseq": "0.1.0", "python": "3.11.2", "machine": machine}
-    return {"passed": passed, "rows": [*rows, skipped], "gate": {"k": 4.0, "k999": 8.0}, "versions": versions}
+def report(passed, *ks, machine, precision="fp32"):
+    verdict = "pass" if passed else "fail"
+    rows = [{"k": k, "k999": 2 * k if k else k, "relative": 0.011, "relative999": 0.044, "verdict": verdict} for k in ks]
+    skipped = {"k": 99.0, "k999": 99.0, "relative": 9.0, "relative999": 9.0, "verdict": "skip"}
+    versions = {"edgeseq": "0.1.0", "native": "0.1.0, gcc 1.2.3, V", "python": "3.11.2", "machine": machine}
+    gate = {"k": 4.0, "k999": 8.0} if precision == "fp32" else {"relative": 0.02, "relative999": 0.16}
+    return {"passed": passed, "rows": [*rows, skipped], "gate": gate, "versions": versions, "precision": precision}
 
 
 def test_the_page_says_which_fail_and_leaves_out_what_was_not_gated():
@@ -256,7 +259,8 @@ def test_the_page_says_which_fail_and_leaves_out_what_was_not_gated():
         Row("bad", {}, {"T": 7}, Difference(1e-3, 2e-3, None), None, here, report(False, 9.0, machine="aarch64")),
         Row("worse", {}, {"T": 7}, Difference(0, 0, 0.25), None, here, report(False, None, machine="aarch64")),
     ]
-    text = aarch64_page.page(rows, detected="profiles a  \n", cpu="cortex-a76", chunk=5)
+    text = aarch64_page.page(rows, [], detected="profiles a  \n", flags="-O3", cpu="cortex-a76", chunk=5)
+    assert "own kernels" not in text
     assert "| good | 2 LSTM | T=7 | 1.50 | 2.00 | 3.00 | 4.00 | 0 | 0 | 0 | pass |" in text
     assert "| bad | none | T=7 | 1.50 | 9.00 | 3.00 | 18.00 | 1.0e-03 | 2.0e-03 | – | **fails on ARM** |" in text
     assert "| At parity on both | 1 of 3 |" in text
@@ -265,6 +269,37 @@ def test_the_page_says_which_fail_and_leaves_out_what_was_not_gated():
     assert "(worse), up to 25.00% differ" in text
     assert "-cpu cortex-a76" in text
     assert "\nprofiles a\n" in text
+
+
+def test_the_page_tells_the_own_kernels_by_their_precision_and_what_differs_in_chunks_and_on_threads():
+    same, far = Difference(0, 0, None), Difference(1e-3, 3e-3, None)
+
+    def row(model, differs, chunks, threads, precision="fp32", passed=True, k=2.0):
+        here, board = (report(passed, k + add, machine="m", precision=precision) for add in (0, 1))
+        return Row(model, {"GRU": 1}, {"T": 7}, differs, chunks, here, board, threads)
+
+    rows = [
+        row("even", same, same, same),
+        row("cut", Difference(1e-6, 2e-6, None), far, same),
+        row("whole", same, None, far, passed=False),
+        row("even", Difference(4e-6, 5e-6, None), same, same, "int8", k=99.0),
+    ]
+    text = aarch64_page.page(rows[:1], rows, detected="", flags="-O3 -mcpu=native", cpu="c", chunk=5)
+    for line in (
+        "3 models, those above and modules as users write them, 1 of them in int8, too.",
+        "| Flags there | `-O3 -mcpu=native` |",
+        "| On the board | edgeseq 0.1.0, gcc 1.2.3, V |",
+        "| At parity on both | 3 of 4 |",
+        "| Every bit the same on two threads as on one | 3 of 4 |",
+        "| Every bit the same in chunks as in the whole | 2 of 3; the others: cut |",
+        "x86-64, fp32 | 2.0e-06 of an output's rms (cut) |",
+        "x86-64, int8 | 5.0e-06 of an output's rms (even) |",
+        "2.00, 4.00 on x86-64; 3.00, 6.00 on the board; gates 4 and 8 |",
+        "| cut | fp32 | 1 GRU | T=7 | 2.00 | 3.00 | 4.00 | 6.00 | 1.0e-06 | 2.0e-06 | 3.0e-03 | 0 | pass |",
+        "| whole | fp32 | 1 GRU | T=7 | 2.00 | 3.00 | 4.00 | 6.00 | 0 | 0 | – | 3.0e-03 | **fails on x86 and ARM** |",
+        "| even | int8 | 1 GRU | T=7 | 1.1% | 1.1% | 4.4% | 4.4% | 4.0e-06 | 5.0e-06 | 0 | 0 | pass |",
+    ):
+        assert line in text
 
 
 # On the board.
@@ -396,3 +431,116 @@ def test_models_of_the_library_are_at_parity_there_on_the_release_that_jetpack_6
         report = json.loads(on(board, "edgeseq", "parity", bundle_of(name), "--json"))
         assert report["versions"]["onnxruntime"] == PYTHON_310
         assert report["passed"], name
+
+
+# Its kernels of its own.
+
+# A program of the installed package, told another compiler: the board's own is the first that is found else.
+WITH_COMPILER = """
+import os, sys
+os.environ["CC"], os.environ["XDG_CACHE_HOME"] = sys.argv[1:3]
+sys.argv[:3] = ["edgeseq"]
+from importlib.metadata import entry_points
+(program,) = entry_points(group="console_scripts", name="edgeseq")
+program.load()()
+"""
+
+
+def told_by_preprocessor(board, *flags):
+    return set(re.findall(r"#define (\w+)", on(board, "cc", *flags, "-dM", "-E", "-x", "c", "/dev/null")))
+
+
+@pytest.mark.slow
+def test_it_compiles_the_kernels_for_its_own_processor(board):
+    code = (
+        "from edgeseq_runtime.native import compiled as c; m = c.compiled(); print(m.path, c.version(), *m.record.flags, sep='|')"
+    )
+    path, version, *flags = on(board, "python3", "-c", code).strip().split("|")
+    assert re.fullmatch(r"0\.\d+\.\d+, gcc 12\.[\d.]+, NEON", version)
+    assert flags[-1] == "-mcpu=native"
+    head = Path(path).read_bytes()[:20]
+    assert (head[:4], head[18]) == (b"\x7fELF", 183)  # of 64-bit ARM
+    assert {"__ARM_NEON", "__ARM_FEATURE_DOTPROD", "__ARM_FEATURE_FMA"} <= told_by_preprocessor(board, "-mcpu=native")
+    assert "__ARM_FEATURE_DOTPROD" not in told_by_preprocessor(board)
+
+
+@pytest.mark.slow
+def test_what_is_said_to_a_compiler_that_takes_no_native_means_the_same_instructions(board):
+    code = """
+from pathlib import Path
+from edgeseq_runtime.native.compiled import choices_of_flags
+from edgeseq_runtime.native.compiler import Compiler
+print(*choices_of_flags(Compiler(("gcc",), ""))[1], sep="|")
+"""
+    flags = on(board, "python3", "-c", code).strip().split("|")
+    assert not [flag for flag in flags if "native" in flag]
+    assert {"__ARM_NEON", "__ARM_FEATURE_DOTPROD", "__ARM_FEATURE_FMA"} <= told_by_preprocessor(board, *flags[-1:])
+
+
+@pytest.mark.slow
+def test_models_of_the_library_are_at_parity_on_its_own_kernels_and_streams_and_threads_change_no_bit(board):
+    from mutated_models import bundle_of
+    from rich.console import Console
+
+    names = (
+        "VAD", "nn.RNN", "nn.GRU", "nn.LSTM", "LayerNormLSTMCell", "NeuralTuringMachine", "CausalConv1d",
+        "TreeClassifier(TreeLSTMCell)", "packed BiLSTM tagger", "CTC text-line recogniser", "strided convolution, packed",
+        "AttentionDecoder",
+    )  # fmt: skip
+    rows = compare(board, {name: bundle_of(name) for name in names}, Console(quiet=True), way=NATIVE)
+    assert [row.model for row in rows] == list(names)
+    for row in rows:
+        assert (row.board["device"], row.board["providers"], row.board["versions"]["machine"]) == ("native", ["Native"], "aarch64")
+        assert row.passed, row
+        assert row.difference.relative < 1e-5
+        assert row.threads.same, row.model
+    assert sum(row.chunks is not None for row in rows) == 8
+    assert [row.model for row in rows if row.chunks and not row.chunks.same] == []
+
+
+@pytest.mark.slow
+def test_in_int8_its_own_kernels_compute_what_those_of_x86_do(board):
+    from mutated_models import bundle_of
+    from rich.console import Console
+
+    names = ("nn.GRU", "nn.LSTM", "packed BiLSTM tagger")
+    rows = compare(board, {name: quantised(bundle_of(name)) for name in names}, Console(quiet=True), way=NATIVE_INT8)
+    for row in rows:
+        assert (row.passed, row.board["precision"]) == (True, "int8"), row
+        assert row.worst("board", "relative") > 1e-3  # which float32's kernels would not be
+        assert row.difference.relative < 1e-5
+        assert row.threads.same
+        assert row.chunks is None or row.chunks.same
+
+
+@pytest.mark.slow
+def test_its_own_kernels_see_a_fault(board, tmp_path):
+    def fault(proto):
+        runtime_models.edit_weight(proto, "R", lambda weight: weight * (1 + 1e-4))
+
+    path = runtime_models.faulty(runtime_models.lstm(), fault).write(tmp_path / "wrong.edgeseq")
+    assert "FAIL" in on(board, "edgeseq", "parity", path, "--device", "native", code=1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("clang") is None, reason="there is no clang on PATH")
+def test_kernels_that_clang_makes_elsewhere_are_at_parity_and_are_told_the_processor_by_name(board, tmp_path):
+    """A cross compiler takes no -mcpu=native."""
+    from mutated_models import bundle_of
+
+    system = board.system
+    compiler = tmp_path / "cross-cc"
+    options = f"--target=aarch64-linux-gnu --sysroot={system} --gcc-toolchain={system}/usr --ld-path={board.folder}/parts/ld"
+    compiler.write_text(f'#!/bin/sh\nexec clang {options} "$@"\n')
+    compiler.chmod(0o755)
+    first = ("python3", "-c", WITH_COMPILER, compiler, tmp_path / "cache")
+    path = runtime_models.gru(lengths=True).write(tmp_path / "gru.edgeseq")
+    said = board.run(*first, "compile", path, "--device", "native", "--json")
+    assert said.returncode == 0, said.stderr
+    made = json.loads(said.stdout)
+    assert (made["compiler"].split()[0], made["flags"][-1], made["built"]) == ("clang", "-march=armv8.2-a+dotprod", True)
+    assert made["notes"][0].startswith("the kernels are compiled without -mcpu=native, with which ")
+    for bundle, precision in ((path, "fp32"), (quantised(bundle_of("nn.GRU")), "int8")):
+        found = json.loads(on(board, *first, "parity", bundle, "--device", "native", "--precision", precision, "--json"))
+        assert found["passed"]
+        assert "clang" in found["versions"]["native"]
