@@ -3,11 +3,11 @@
     python benchmarks/precisions.py                 # needs build/vad.edgeseq from `make demo`; fills docs/performance.md
     python benchmarks/precisions.py --seconds 0.2   # shorter
 
-Six models go through `edgeseq_quantize.quantize` as a user's would. Within one model all variants take turns, round by round, with
-the fp32 model. Two of them have a task: voice activity on the demo's clip and the phase of the gait on the vendor's test file
-(`task_metrics`); their metric may fall by 0.005. Both have layers too small to gain time; "all layers" quantises those, too, with a
-gate of 10 %, which says what integers do to the task. The gait model is the recipe's, from `make gallery`; where it is not there,
-its short version is trained.
+Six models go through `edgeseq_quantize.quantize` as a user's would, on ONNX Runtime and on edgeseq's own kernels. Within one model
+and device all variants take turns, round by round, with the fp32 model. Two of them have a task: voice activity on the demo's clip
+and the phase of the gait on the vendor's test file (`task_metrics`); their metric may fall by 0.005. Both have layers too small to
+gain time; "all layers" quantises those, too, with a gate of 10 %, which says what integers do to the task. The gait model is the
+recipe's, from `make gallery`; where it is not there, its short version is trained.
 """
 
 from __future__ import annotations
@@ -37,16 +37,18 @@ from edgeseq_runtime.metric import Metric
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "precisions.json", HERE.parent / "docs" / "performance.md"
+DEVICES = {"auto": "ONNX Runtime", "native": "edgeseq's own kernels"}
 VAD, GAIT = Path("build/vad.edgeseq"), Path("build/train/gait-phase/gait-phase.edgeseq")
 FEATURES, LABELS = 64, 8
 WIDE = RelativeGate(relative=0.1, relative999=0.8, unequal=0.1)
 COLUMNS = ("model", "variant", "MB", "step µs", "× fp32", "T=100 µs", "× fp32", "error", "task", "verdict")
 TEXT = """Under each model are the variants that `edgeseq quantize` made of it, held to 2 % of the output's rms (fp16: 1 %; "all
 layers": 10 %). `× fp32` is how many times as fast as fp32 one is, the median over rounds of the ratio within a round; fp16 is for
-GPUs and is not timed here. Task: the share of labelled speech found less the share of the clip falsely found, and 1 less the
-squared error of the gait's phase; it may fall by 0.005. What is refused is not in the bundle; [how and why](quantize.md).
+GPUs, is computed by ONNX Runtime and not timed. Task: the share of labelled speech found less the share of the clip falsely found,
+and 1 less the squared error of the gait's phase; it may fall by 0.005. What is refused is not in the bundle; [how and
+why](quantize.md).
 
-ONNX Runtime {version}, one thread, {machine}: `python benchmarks/precisions.py`."""
+ONNX Runtime {version}, edgeseq's kernels {kernels}, one thread, {machine}: `python benchmarks/precisions.py`."""
 
 
 class Subject(NamedTuple):
@@ -103,14 +105,15 @@ def trained_gait(folder: Path) -> Path:
     return folder / "gait-phase.edgeseq"
 
 
-def measured(subject: Subject, folder: Path, seconds: float) -> QuantizeReport:
-    """One model's variants."""
+def measured(subject: Subject, folder: Path, device: str, seconds: float) -> QuantizeReport:
+    """One model's variants on a device."""
     return quantize(
         subject.path,
         out=folder / "out.edgeseq",
         gate=subject.gate,
         metric=subject.metric,
         smallest=subject.smallest,
+        device=device,
         seconds=seconds,
     )
 
@@ -168,22 +171,28 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     console = Console(width=160)
-    reports = []
+    reports: dict[str, list[tuple[str, QuantizeReport]]] = {device: [] for device in DEVICES}
     with tempfile.TemporaryDirectory() as made:
         for subject in subjects(Path(made), arguments.vad, arguments.gait):
             console.print(subject.name)
-            reports.append((subject.name, measured(subject, Path(made), arguments.seconds)))
-    rows = shown(reports)
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    found: dict[str, Any] = {name: report.to_json() for name, report in reports}
-    for one in found.values():
-        del one["path"], one["written"]  # of this run alone
-    arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    version = reports[0][1].versions["onnxruntime"]
-    fill(arguments.page, {"precisions": f"{TEXT.format(version=version, machine=platform.machine())}\n\n{markdown(rows)}"})
+            for device, found in reports.items():
+                found.append((subject.name, measured(subject, Path(made), device, arguments.seconds)))
+    parts = []
+    for device, found in reports.items():
+        rows = shown(found)
+        table = Table(*COLUMNS, title=DEVICES[device])
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        parts.append(f"**{DEVICES[device][0].upper()}{DEVICES[device][1:]}**\n\n{markdown(rows)}")
+    kept: dict[str, Any] = {device: {name: report.to_json() for name, report in found} for device, found in reports.items()}
+    for each in kept.values():
+        for one in each.values():
+            del one["path"], one["written"]  # of this run alone
+    arguments.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    first = {device: found[0][1].versions for device, found in reports.items()}
+    text = TEXT.format(version=first["auto"]["onnxruntime"], kernels=first["native"]["native"], machine=platform.machine())
+    fill(arguments.page, {"precisions": "\n\n".join([text, *parts])})
 
 
 if __name__ == "__main__":

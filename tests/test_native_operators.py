@@ -72,7 +72,6 @@ REFUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("have no layout=1, clip or input_forget", r"test_(gru|lstm|simple_rnn)_batchwise", WAYS),
     ("need to know the condition beforehand", r"test_if", ("given", "strided")),
     ("don't give the mean and the deviation", r"test_layer_normalization_(?!.*expanded).*", WAYS),
-    ("don't compute this with int64 .*Neg", r"test_layer_normalization_.*(negative|default).*_expanded.*", WAYS),
     ("collects an output a round", r"test_loop11", WAYS),
     ("collects an output a round", r"test_range_(float_type_positive|int32_type_negative)_delta_expanded", WAYS),
     ("remainders of floats the sign of the dividend", r"test_mod_float(32_mixed_sign_fmod_0|_edge_cases_fmod_0_float32)", WAYS),

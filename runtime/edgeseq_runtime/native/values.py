@@ -51,7 +51,10 @@ class Value(NamedTuple):
         address = address_of(self.array)
         if self.block is None:
             return address
-        return (self.block.segment << SEGMENT_BITS) + self.block.start + address - self.block.address
+        inside = address - self.block.address
+        if self.block.segment == SCRATCH and not 0 <= inside <= self.block.base.nbytes:
+            raise AssertionError(f"a value begins {inside} bytes from its block, which has {self.block.base.nbytes}")
+        return (self.block.segment << SEGMENT_BITS) + self.block.start + inside
 
     @property
     def strides(self) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from edgeseq_runtime.native.operators.arranging import _ELEMENT_TYPES
 from edgeseq_runtime.native.values import Value
 from edgeseq_runtime.native.writer import Operator, Writer
 from edgeseq_runtime.onnx_wire import Node
+from edgeseq_runtime.tensors.spec import Array
 
 Inputs = Sequence[Value | None]
 
@@ -43,6 +44,8 @@ UNARY: dict[str, tuple[str, tuple[tuple[str, float], ...]]] = {
     "Softplus": ("SOFTPLUS", ()),
     "Softsign": ("SOFTSIGN", ()),
 }
+# Of whole numbers that are known beforehand, as axes and sizes are.
+OF_WHOLE_NUMBERS: dict[str, Callable[[Array], Array]] = {"Neg": np.negative, "Abs": np.abs, "Sign": np.sign}
 BINARY = {
     "Add": "ADD",
     "Sub": "SUBTRACT",
@@ -94,7 +97,10 @@ def _unary(op: str) -> Operator:
 
     def written(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
         values = [real(node, name, default) for name, default in parameters]
-        return [unary_result(writer, node, required(inputs, 0, node), kind, *values)]
+        value = required(inputs, 0, node)
+        if value.constant and op in OF_WHOLE_NUMBERS and value.array.dtype.kind == "i":
+            return [writer.constant(OF_WHOLE_NUMBERS[op](value.array))]
+        return [unary_result(writer, node, value, kind, *values)]
 
     return written
 
