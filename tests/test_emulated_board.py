@@ -509,7 +509,7 @@ def test_in_int8_its_own_kernels_compute_what_those_of_x86_do(board):
     rows = compare(board, {name: quantised(bundle_of(name)) for name in names}, Console(quiet=True), way=NATIVE_INT8)
     for row in rows:
         assert (row.passed, row.board["precision"]) == (True, "int8"), row
-        assert row.worst("board", "relative") > 1e-3  # which float32's kernels would not be
+        assert row.worst("board", "relative") > 1e-4  # which float32's kernels would not be
         assert row.difference.relative < 1e-5
         assert row.threads.same
         assert row.chunks is None or row.chunks.same
