@@ -70,7 +70,7 @@ static void activate(float *y, const float *x, int64_t n, activation by) {
 
 /* Rows of the product with the inputs that are made at once, steps times sequences: many, so that weights beyond the cache are read
  * seldom, and few enough for the gates to stay in it. */
-#define BLOCK_GATE_ROWS 96
+#define BLOCK_GATE_ROWS 128
 
 INLINE int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
