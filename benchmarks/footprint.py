@@ -61,12 +61,13 @@ LEFT_OUT = {  # what nothing on a board imports: glob patterns below site-packag
     "packages that ONNX Runtime names for those": ("google", "protobuf-*", "flatbuffers*", "packaging*"),
     "what needs PyTorch: `edgeseq`, `edgeseq_export`, `edgeseq_recipes`": ("edgeseq", "edgeseq_export", "edgeseq_recipes"),
 }
+OWN_KERNELS = {"ONNX Runtime, where device `native` runs every model": ("onnxruntime", "onnxruntime-*")}
 PROOF = """
 import sys
 sys.path[:] = [*(p for p in sys.path if "site-packages" not in p), sys.argv[1]]
 sys.dont_write_bytecode = True
 import numpy, edgeseq_runtime
-session = edgeseq_runtime.load(sys.argv[2])
+session = edgeseq_runtime.load(sys.argv[2], device=sys.argv[3])
 x = numpy.ones((10, 1, 256), "float32")
 session.run({"x": x}), session.stream().step({"x": x})
 edgeseq_runtime.open_bundle(sys.argv[2]).reference()
@@ -90,9 +91,13 @@ TIMES = {
 
 MEMORY = """
 import json, sys
-import numpy, onnxruntime
-import edgeseq_runtime, edgeseq_runtime.session, edgeseq_runtime.backends.onnxruntime_backend
+import numpy
+import edgeseq_runtime, edgeseq_runtime.session
 from edgeseq_runtime.bundle import open_bundle
+if sys.argv[1] == "native":
+    import edgeseq_runtime.backends.native_backend
+else:
+    import onnxruntime, edgeseq_runtime.backends.onnxruntime_backend
 
 def memory():
     lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -100,8 +105,8 @@ def memory():
 
 way, path, file, x = sys.argv[1], sys.argv[2], sys.argv[3], numpy.ones((10, 1, 256), "float32")
 found = {"import": memory()}
-if way == "edgeseq":
-    session = edgeseq_runtime.load(path)
+if way in ("edgeseq", "native"):
+    session = edgeseq_runtime.load(path, device="auto" if way == "edgeseq" else way)
     found["load"] = memory()
     session.run({"x": x})
     found["run"] = memory()
@@ -165,19 +170,24 @@ def installed(python: Path) -> dict[str, dict[str, int]]:
 
 
 def left_out(python: Path, folder: Path, path: Path) -> dict[str, int]:
-    """Bytes that a copy of the installation does without, and proof that it does."""
+    """Bytes that a copy of the installation does without, and proof that it does; in the end without ONNX Runtime, too."""
     (site,) = python.parent.parent.glob("lib/python*/site-packages")
     copied = folder / "board"
     shutil.copytree(site, copied, ignore=shutil.ignore_patterns(*TOOLS, *(f"{tool}-*" for tool in TOOLS)))
     found = {}
-    for name, patterns in LEFT_OUT.items():
-        places = [place for pattern in patterns for place in copied.glob(pattern)]
-        found[name] = sum(file.stat().st_size for place in places for file in place.rglob("*") if file.is_file())
-        for place in places:
-            shutil.rmtree(place, ignore_errors=True)
-    found["left"] = sum(file.stat().st_size for file in copied.rglob("*") if file.is_file())
-    output_of(python, PROOF, str(copied), str(path))
+    for what, device, left in ((LEFT_OUT, "auto", "left"), (OWN_KERNELS, "native", "left for device `native`")):
+        for name, patterns in what.items():
+            places = [place for pattern in patterns for place in copied.glob(pattern)]
+            found[name] = sum(_bytes_below(place) for place in places)
+            for place in places:
+                shutil.rmtree(place, ignore_errors=True)
+        found[left] = _bytes_below(copied)
+        output_of(python, PROOF, str(copied), str(path), device)
     return found
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def import_times(python: Path, path: Path, rounds: int) -> dict[str, float]:
@@ -201,7 +211,7 @@ def memories(python: Path, folder: Path, units: Sequence[int]) -> list[Memory]:
         path, file = model.write(folder / f"{H}.edgeseq", ({"T": 1, "B": 1},), draws=1), folder / f"{H}.onnx"
         file.write_bytes(model.onnx)
         weights = 4 * (4 * H * (FEATURES + H) + 8 * H)
-        for way in ("edgeseq", "onnxruntime", "open_bundle"):
+        for way in ("edgeseq", "native", "onnxruntime", "open_bundle"):
             rows.append(Memory(H, weights, way, json.loads(output_of(python, MEMORY, way, str(path), str(file)))))
     return rows
 
@@ -228,7 +238,7 @@ def memory_rows(rows: Sequence[Memory]) -> list[tuple[object, ...]]:
     found = {(row.units, row.way): row for row in rows}
     lines: list[tuple[object, ...]] = []
     for H in dict.fromkeys(row.units for row in rows):
-        own, raw, opened = (found[H, way] for way in ("edgeseq", "onnxruntime", "open_bundle"))
+        own, native, raw, opened = (found[H, way] for way in ("edgeseq", "native", "onnxruntime", "open_bundle"))
         lines.append(
             (
                 H,
@@ -236,6 +246,8 @@ def memory_rows(rows: Sequence[Memory]) -> list[tuple[object, ...]]:
                 f"{opened.over_weights('open_bundle', 'VmHWM'):.2f}",
                 f"{own.over_weights('load', 'VmHWM'):.2f}",
                 *(f"{own.over_weights(step, 'VmRSS'):.2f}" for step in ("load", "run", "stream")),
+                f"{native.over_weights('run', 'VmHWM'):.2f}",
+                f"{native.over_weights('stream', 'VmRSS'):.2f}",
                 f"{raw.over_weights('load', 'VmHWM'):.2f}",
                 f"{raw.over_weights('run', 'VmRSS'):.2f}",
             )
@@ -243,6 +255,7 @@ def memory_rows(rows: Sequence[Memory]) -> list[tuple[object, ...]]:
     return lines
 
 
+OTHERS = ("native, most", "native, after 1,000 steps", "raw load, most", "raw, after `run`")  # columns
 TEXT = """`edgeseq[ort]` on Python {release}, {machine}: what pip installs, in MiB, and the largest folders of each.
 
 {sizes}
@@ -253,10 +266,12 @@ A fresh process each, medians in milliseconds:
 
 {times}
 Memory beyond the {imports:.0f} MiB of Python with NumPy and ONNX Runtime imported, over the bytes of the weights; *raw* is ONNX
-Runtime's `InferenceSession` on the `.onnx` file. A session takes some 11 MiB whatever the model, which outweighs small ones.
+Runtime's `InferenceSession` on the `.onnx` file, *native* device `native` beyond NumPy alone. A session of ONNX Runtime takes some
+11 MiB whatever the model, which outweighs small ones.
 
 {memory}
-`load` holds the serialised model, ONNX Runtime's parse of it and the packed weights for a moment; then one copy is left.
+`load` holds the serialised model, ONNX Runtime's parse of it and the packed weights for a moment; then one copy is left. Device
+`native` keeps two: the weights as they are, and packed.
 
 `python benchmarks/footprint.py`."""
 
@@ -273,7 +288,7 @@ def page(
         left_out="\n".join(table(("what", "MiB"), [(name, f"{size / MIB:.1f}") for name, size in spared.items()])),
         times="\n".join(table(("program", "ms"), [(f"`{name}`", f"{ms:.0f}") for name, ms in times.items()])),
         imports=rows[0].steps["import"]["VmRSS"] / MIB,
-        memory="\n".join(table((*head, "raw load, most", "raw, after `run`"), memory_rows(rows))),
+        memory="\n".join(table((*head, *OTHERS), memory_rows(rows))),
     )
 
 

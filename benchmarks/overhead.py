@@ -3,7 +3,7 @@
     python benchmarks/overhead.py                   # needs build/vad.edgeseq from `make demo`
     python benchmarks/overhead.py --rounds 200      # shorter
 
-One ONNX Runtime session, called six ways in turn, a few calls each time, round by round:
+One ONNX Runtime session, called in turn six ways, and edgeseq's own kernels two, a few calls each time, round by round:
 
     bound            `run_with_iobinding` with the states of one call bound as the next one's inputs; no input is written
     step, own        `Stream.step(frame, copy=False)`: checks, writes the input, the call, and notes its time
@@ -11,6 +11,8 @@ One ONNX Runtime session, called six ways in turn, a few calls each time, round 
     raw run          `InferenceSession.run(None, feeds)`
     run              `Session.run(feeds)`
     run, state out   `Session.run` with the state left out, which makes zeros of it
+    kernels          the same model on device `native`: a bound call of edgeseq's own kernels
+    step, kernels    `Stream.step(frame, copy=False)` there
 
 What is compared is the difference to the raw call of the same round. Bytes are what tracemalloc sees over a thousand steps.
 """
@@ -46,7 +48,7 @@ import runtime_models  # type: ignore[import-not-found]
 
 HERE = Path(__file__).parent
 ROUNDS, CALLS, STEPS = 1000, 20, 1000
-BESIDE = {"step, own": "bound", "step": "bound", "run": "raw run", "run, state out": "raw run"}
+BESIDE = {"step, own": "bound", "step": "bound", "run": "raw run", "run, state out": "raw run", "step, kernels": "kernels"}
 TEXT = """A call like one before it is recognised by its names, dtypes and shapes and not checked anew; what lengths hold is
 looked at each time. A thousand steps with `copy=False` leave {stay} bytes behind and hold at most {most} at a time (tracemalloc).
 After a model that fills the processor's cache, as the voice-activity network does, the same lines of Python take two to three
@@ -97,7 +99,7 @@ def bound_calls(session: Any, inputs: Mapping[str, Array], outputs: Mapping[str,
 
 
 def ways(path: Path) -> tuple[edgeseq_runtime.Session, dict[str, Call]]:
-    """The six ways of one model, at batch 1 and one step."""
+    """All ways of one model, at batch 1 and one step."""
     session = edgeseq_runtime.load(path)
     interface = session.interface
     example = edgeseq_runtime.open_bundle(path).reference()[0].draw_inputs(0)
@@ -106,6 +108,10 @@ def ways(path: Path) -> tuple[edgeseq_runtime.Session, dict[str, Call]]:
     raw = session._model._session  # the same session: another one's weights would be elsewhere in memory
     bindings = bound_calls(raw, feeds, session.run(feeds), interface.state)
     stream = session.stream()
+    own = edgeseq_runtime.load(path, device="native")
+    own_stream = own.stream()
+    kept = own.run(feeds)
+    own_call = own._model.bind(feeds, {name: array.copy() for name, array in kept.items()})
     return session, {
         "bound": lambda turn: raw.run_with_iobinding(bindings[turn]),
         "step, own": lambda _: stream.step(frame, copy=False),
@@ -113,6 +119,8 @@ def ways(path: Path) -> tuple[edgeseq_runtime.Session, dict[str, Call]]:
         "raw run": lambda _: raw.run(None, feeds),
         "run": lambda _: session.run(feeds),
         "run, state out": lambda _: session.run(frame),
+        "kernels": lambda _: own_call(),
+        "step, kernels": lambda _: own_stream.step(frame, copy=False),
     }
 
 
@@ -169,10 +177,11 @@ def measure(name: str, path: Path, rounds: int) -> Row:
 def page(rows: Sequence[Row]) -> str:
     """The part of docs/performance.md."""
     head = ("model", "state tensors", "bound call", *(f"`{name}`" for name in ("step(copy=False)", "step")))
-    head = (*head, "raw `run`", "`Session.run`", "the same, state left out")
+    head = (*head, "raw `run`", "`Session.run`", "the same, state left out", "own kernels, bound call", "`step(copy=False)` there")
     lines = [
         "Microseconds a call, batch 1 and one step; in brackets what the library adds to ONNX Runtime's own call, the median",
-        "of the differences, round by round. The raw bound call writes no input.",
+        "of the differences, round by round; in the last column, to a bound call of edgeseq's own kernels. The raw bound call",
+        "writes no input.",
         "",
         f"| {' | '.join(head)} |",
         "|" + "---|" * len(head),
@@ -182,6 +191,7 @@ def page(rows: Sequence[Row]) -> str:
         beside = {way: f"{us[way]:.1f} (+{row.beside[way][0]:.1f})" for way in BESIDE}
         cells = (row.model, row.states, f"{us['bound']:.1f}", beside["step, own"], beside["step"])
         cells = (*cells, f"{us['raw run']:.1f}", beside["run"], beside["run, state out"])
+        cells = (*cells, f"{us['kernels']:.1f}", beside["step, kernels"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
     stay, most = (max(row.traced[which] for row in rows) for which in ("stay", "most"))
     return "\n".join([*lines, "", TEXT.format(stay=stay, most=most, version=onnxruntime.__version__, machine=platform.machine())])

@@ -110,23 +110,21 @@ def remedies(behind: Sequence[Gap]) -> Iterator[str]:
 REMEDIES: tuple[tuple[Callable[[Gap], bool], str], ...] = (
     (
         lambda gap: gap.record["workload"] == EMPTY,
-        """The cost of a call is a session's: ONNX Runtime looks bindings up, and starts each node through several layers, so that a
-        network of small operators pays for each of them. It takes fewer nodes, or a graph compiled to one function.""",
+        """What a call costs is the stream's checks in Python and the way into the library; it takes a loop over steps outside of
+        Python.""",
     ),
     (
         lambda gap: gap.record["group"] == "step" and gap.record["workload"] != EMPTY,
-        """At one sequence and one step, ONNX Runtime's LSTM and GRU multiply a vector by matrices packed for products of matrices.
-        `session.disable_prepacking`, which tuning tries, leaves them as they are; more than that takes a kernel of one's own in
-        place of the node.""",
+        """At one sequence and one step nearly all of the time is reading weights. Once they are read at the memory's rate, it takes
+        narrower ones: int8.""",
     ),
     (
         lambda gap: gap.record["group"] in {"sequence", "throughput"},
-        """Over a sequence the products are those of ONNX Runtime's recurrent node, step by step, and nothing outside it
-        changes them: it takes a kernel of one's own in place of the node.""",
+        """Weights larger than the second cache are read from beyond it at each step, beside the products: it takes fetching the
+        next part of them while this one is multiplied.""",
     ),
     (
         lambda gap: gap.record["group"] == "scan",
-        """A Scan runs its body node by node at every step ([how many they are](hoisting.md)). It takes fewer of them, or the
-        loop unrolled and fused for one length, which costs memory and time to load, and fixes the length.""",
+        """A loop's body is run instruction by instruction: it takes fewer of them, neighbours fused into one.""",
     ),
 )
