@@ -271,7 +271,7 @@ Runtime's `InferenceSession` on the `.onnx` file, *native* device `native` beyon
 
 {memory}
 `load` holds the serialised model, ONNX Runtime's parse of it and the packed weights for a moment; then one copy is left. Device
-`native` keeps two: the weights as they are, and packed.
+`native` reads weights where they lie in the serialised model, and keeps the packed ones.
 
 `python benchmarks/footprint.py`."""
 

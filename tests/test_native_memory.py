@@ -6,7 +6,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnxruntime
 import pytest
+import runtime_models
+from blocked_imports import run_python
 from native_graphs import Drawn, computed, model_of, near, needs_compiler, node, opened
 from native_random import evaluated, random_steps
 
@@ -223,3 +226,53 @@ def test_more_threads_compute_the_same_bits(op):
     data = model_of(nodes, {"x": x}, ["y"], constants).SerializeToString()
     one, two = (load_model(data, plan_for_device("native", threads=threads)).run({"x": x})["y"] for threads in (1, 2))
     np.testing.assert_array_equal(one, two)
+
+
+READERS = {  # of the weights of a layer, beside that
+    "nothing else": [],
+    "an output": [node("Identity", "w", "other")],
+    "a product": [node("Squeeze", "r first", "matrix"), node("MatMul", "matrix ones", "other")],
+    "a function": [node("Relu", "r", "other")],
+    "another layer": [node("LSTM", "x w r b", "other", hidden_size=80, direction="reverse")],
+    "a layer's bias": [node("LSTM", "x w r small", "other", hidden_size=80)],
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_weights_are_let_go_only_where_nothing_needs_them_again(reader):
+    rng = np.random.default_rng(5)
+    constants = {  # the weights have as many bytes as it counts from
+        "w": rng.standard_normal((1, 320, 96)).astype(np.float32) / 10,
+        "r": rng.standard_normal((1, 320, 80)).astype(np.float32) / 10,
+        "b": rng.standard_normal((1, 640)).astype(np.float32),
+        "small": np.zeros((1, 640), np.float32),
+        "first": np.zeros(1, np.int64),
+        "ones": np.ones((80, 2), np.float32),
+    }
+    nodes = [node("LSTM", "x w r b", "y", hidden_size=80), *READERS[reader]]
+    outputs = ["y", *(["other"] if READERS[reader] else [])]
+    sizes = [rng.standard_normal((T, B, 96)).astype(np.float32) for T, B in ((1, 1), (3, 2), (1, 4), (9, 1))]
+    proto = model_of(nodes, {"x": sizes[0]}, outputs, constants)
+    model, other = opened(proto), onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for x in sizes:  # the first writes a program, which packs the weights; the others have to do with that
+        results = model.run({"x": x})
+        for name, expected in zip(outputs, other.run(outputs, {"x": x}), strict=True):
+            np.testing.assert_allclose(results[name], expected, rtol=0, atol=1e-5)
+
+
+def test_weights_of_a_layer_are_held_once(tmp_path):
+    path = runtime_models.lstm(256, 1024).write(tmp_path / "m.edgeseq", ({"T": 1, "B": 1},), draws=1)
+    run = run_python(
+        f"""
+import numpy, edgeseq_runtime, edgeseq_runtime.backends.native_backend
+def held():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) * 1024
+before = held()
+session = edgeseq_runtime.load({str(path)!r}, device="native")
+for steps in (1, 3):
+    session.run({{"x": numpy.ones((steps, 1, 256), "float32")}})
+print((held() - before) / {4 * 4 * 1024 * (256 + 1024)})
+"""
+    )
+    assert not run.returncode, run.stderr
+    assert 0.9 < float(run.stdout) < 1.5

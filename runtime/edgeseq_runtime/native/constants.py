@@ -15,7 +15,12 @@ _RAW, _FLOATS, _DOUBLES = 9, 4, 10  # fields of a tensor
 
 
 def array_of(tensor: Tensor) -> Array:
-    """A constant, with its own memory.
+    """A constant, with its own memory; see `numbers_of`."""
+    return np.array(numbers_of(tensor).reshape(tensor.dims))
+
+
+def numbers_of(tensor: Tensor) -> Array:
+    """A constant's elements in their order, where they lie in the model's bytes if they can be read there.
 
     Raises:
         UsageError: its dtype is none that the kernels know, or its data is in another file.
@@ -34,9 +39,9 @@ def array_of(tensor: Tensor) -> Array:
         else np.array(integers_in(value, "tensor"))
         for number, value in tensor.data
     ]
-    found = np.concatenate(parts) if parts else np.empty(0)
+    found = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, tensor.dtype), *parts])
     if found.size != tensor.size:
         raise BadModel(
             f"the constant '{tensor.name}' holds {found.size} numbers for shape {list(tensor.dims)}; export the model again"
         )
-    return np.array(found.astype(tensor.dtype, copy=False).reshape(tensor.dims))
+    return found.astype(tensor.dtype, copy=False)

@@ -121,6 +121,7 @@ class Programs:
             for index, one in enumerate(graph.inputs)
         }
         results = writer.graph(graph, names).results
+        self._shared.forget_what_is_packed()
         for index, value in enumerate(results):
             writer.copy(_outside(first_output + index, value.array.shape, value.array.dtype), value)
         outputs = zip((one.name for one in graph.outputs), results, strict=True)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import mmap
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
-from edgeseq_runtime.native.constants import array_of
+from edgeseq_runtime.native.constants import array_of, numbers_of
 from edgeseq_runtime.native.values import Value, address_of
-from edgeseq_runtime.onnx_wire import Graph, Node
+from edgeseq_runtime.onnx_wire import Graph, Node, Tensor
 from edgeseq_runtime.tensors.spec import Array
+
+LAYERS = ("LSTM", "GRU", "RNN")
+LARGE = 1 << 16  # bytes of weights from which on it counts that there is one copy
 
 
 class Uses(NamedTuple):
@@ -24,11 +30,17 @@ class Shared:
     """Of one model. Not for several threads at once."""
 
     def __init__(self, graph: Graph) -> None:
-        self.constants = {id(one): {name: array_of(tensor) for name, tensor in one.tensors.items()} for one in graphs_in(graph)}
+        self._unread: dict[int, Tensor] = {}  # weights that have a place and were not copied there, by the id of its array
+        self._read: set[int] = set()  # those of them that have been packed
+        self._permanent: set[int] = set()  # ids of arrays that don't depend on sizes
+        alone = weights_of_layers_alone(graph)
+        self.constants = {
+            id(one): {name: self._held(tensor, deferred=(id(one), name) in alone) for name, tensor in one.tensors.items()}
+            for one in graphs_in(graph)
+        }
         self.uses = {id(one): uses_of(one) for one in graphs_in(graph)}
         for one in graphs_in(graph):  # whose tensors point to the model's bytes, which nothing else needs any longer
             one.tensors.update({name: tensor._replace(data=()) for name, tensor in one.tensors.items()})
-        self._permanent = {id(array) for held in self.constants.values() for array in held.values()}
         self._made: dict[object, tuple[object, object]] = {}  # key -> what was made, and of what, so that its address stays its own
 
     def once(self, kind: str, source: Array, make: Callable[[Array], Array]) -> Array:
@@ -36,7 +48,7 @@ class Shared:
         key = (kind, *_where(source))
         if key in self._made:
             return self._made[key][0]  # type: ignore[return-value]
-        made = make(source)
+        made = make(self._content(source))
         if self._stays(source):
             self._made[key] = made, source
         return made
@@ -52,6 +64,36 @@ class Shared:
             self._made[key] = results, arrays
             self._permanent |= {id(_owner(value.array)) for value in results}
         return results
+
+    def forget_what_is_packed(self) -> None:
+        """Let go of the model's bytes, once a whole program has been written: every program packs the same weights alike."""
+        for number in self._read:
+            self._unread[number] = self._unread[number]._replace(data=())
+        self._read.clear()
+
+    def _held(self, tensor: Tensor, *, deferred: bool) -> Array:
+        """A constant; of weights that are only ever packed, the place alone, in memory that is never touched and so not there."""
+        if not deferred or tensor.dtype != "float32" or 4 * tensor.size < LARGE:
+            array = array_of(tensor)
+            self._permanent.add(id(array))
+            return array
+        numbers_of(tensor)  # raises where they can't be read
+        place = np.frombuffer(mmap.mmap(-1, 4 * tensor.size), np.float32)
+        self._permanent.add(id(place))
+        self._unread[id(place)] = tensor
+        return place.reshape(tensor.dims)
+
+    def _content(self, source: Array) -> Array:
+        """What an array holds, also where only its place is there."""
+        owner = _owner(source)
+        tensor = self._unread.get(id(owner))
+        if tensor is None:
+            return source
+        if not tensor.data:
+            raise AssertionError(f"the weights '{tensor.name}' have been packed and let go, and are asked for in another form")
+        self._read.add(id(owner))
+        start = (address_of(source) - address_of(owner)) // source.itemsize
+        return as_strided(numbers_of(tensor)[start:], source.shape, source.strides)
 
     def _stays(self, array: Array) -> bool:
         """Whether the model holds it, rather than one program."""
@@ -104,3 +146,30 @@ def names_read(node: Node) -> list[str]:
             own |= set(inner.outputs)
         found += [output.name for output in body.outputs if output.name not in own]
     return found
+
+
+def weights_of_layers_alone(graph: Graph) -> set[tuple[int, str]]:
+    """Constants, by the id of their graph and their name, that nothing reads but recurrent layers as their weights."""
+    reads: Counter[tuple[int, str]] = Counter()
+    as_weights: Counter[tuple[int, str]] = Counter()
+
+    def count(one: Graph, around: dict[str, int]) -> None:
+        scope = {**around, **dict.fromkeys(one.tensors, id(one))}
+        for value in one.inputs:
+            scope.pop(value.name, None)
+        for node in one.nodes:
+            for index, name in enumerate(node.inputs):
+                if name in scope:
+                    key = (scope[name], name)
+                    reads[key] += 1
+                    as_weights[key] += not node.domain and node.op in LAYERS and index in (1, 2)
+            for body in node.graphs.values():
+                count(body, scope)
+            for name in node.outputs:
+                scope.pop(name, None)
+        for value in one.outputs:
+            if value.name in scope:
+                reads[(scope[value.name], value.name)] += 1
+
+    count(graph, {})
+    return {key for key, times in reads.items() if times == as_weights[key]}
