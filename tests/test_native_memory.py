@@ -234,7 +234,8 @@ READERS = {  # of the weights of a layer, beside that
     "a product": [node("Squeeze", "r first", "matrix"), node("MatMul", "matrix ones", "other")],
     "a function": [node("Relu", "r", "other")],
     "another layer": [node("LSTM", "x w r b", "other", hidden_size=80, direction="reverse")],
-    "a layer's bias": [node("LSTM", "x w r small", "other", hidden_size=80)],
+    "another layer with another bias": [node("LSTM", "x w r small", "other", hidden_size=80)],
+    "the graph's outputs": [],
 }
 
 
@@ -250,7 +251,7 @@ def test_weights_are_let_go_only_where_nothing_needs_them_again(reader):
         "ones": np.ones((80, 2), np.float32),
     }
     nodes = [node("LSTM", "x w r b", "y", hidden_size=80), *READERS[reader]]
-    outputs = ["y", *(["other"] if READERS[reader] else [])]
+    outputs = ["y", *(["other"] if READERS[reader] else []), *(["w"] if reader == "the graph's outputs" else [])]
     sizes = [rng.standard_normal((T, B, 96)).astype(np.float32) for T, B in ((1, 1), (3, 2), (1, 4), (9, 1))]
     proto = model_of(nodes, {"x": sizes[0]}, outputs, constants)
     model, other = opened(proto), onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
