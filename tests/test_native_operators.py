@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -228,3 +229,9 @@ def test_of_several_outputs_the_first_is_computed_alone(operator, cases):
         del model.graph.node[0].output[1:]
         found = opened(model).run(given)[case.model.graph.output[0].name]
         assert difference(case, found, case.data_sets[0][1][0]) == "", case.name
+
+
+def test_the_page_lists_the_operators():
+    page = (Path(__file__).parents[1] / "docs" / "native.md").read_text("utf-8")
+    listed = page.partition("<!-- operators -->")[2].partition("<!-- end of operators -->")[0]
+    assert listed.replace("\n", " ").strip().split(", ") == sorted(OWN)
