@@ -233,7 +233,7 @@ def test_a_backend_that_is_unknown_is_an_error(tmp_path):
     path = runtime_models.gru().write(tmp_path / "m.edgeseq", ONE_CASE, draws=1)
     bundle = edgeseq_runtime.open_bundle(path)
     plan = msgspec.structs.replace(edgeseq_runtime.make_plan(bundle), backend="abacus")
-    with pytest.raises(ProviderError, match="backend 'abacus'; this release has: onnxruntime"):
+    with pytest.raises(ProviderError, match="backend 'abacus'; this release has: native, onnxruntime"):
         edgeseq_runtime.open_session(bundle, plan)
 
 
