@@ -13,7 +13,9 @@ COMMANDS = {
     "inspect": "Show what a bundle holds: tensors, state, recurrent nodes, precisions, reference values.",
     "devices": "List the devices that are known, show one, or say what this machine is.",
     "plan": "Show how a bundle would be run on a device.",
-    "compile": "Make ready what a device runs: the fastest plan for a CPU, measured here, an engine of TensorRT, or edgeseq's own kernels.",
+    "compile": (
+        "Make ready what a device runs: the fastest plan for a CPU, measured here, an engine of TensorRT, or edgeseq's own kernels."
+    ),
     "run": "Run a model on arrays, on a sound, or on text.",
     "parity": "Compare every output with the bundle's PyTorch reference; exit 1 if one is too far off.",
     "records": "Check records of parity and show them together; exit 1 if one failed or was changed, 2 if one can't be read.",
