@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from native_graphs import opened, strided
+from native_graphs import needs_compiler, opened, strided
 from onnx import TensorProto, numpy_helper
 
 from edgeseq_runtime.backends.native_backend import OLDEST_OPSET
@@ -23,6 +23,7 @@ from edgeseq_runtime.native.constants import DTYPES
 from edgeseq_runtime.native.operators.loops import LOOPS
 from edgeseq_runtime.native.program import OPERATORS
 
+pytestmark = needs_compiler
 WAYS = ("given", "constant", "strided")
 
 # What is set when a model is exported, and what a program is made for: constants in every way of computing a case.
