@@ -134,7 +134,8 @@ a stream or one sequence: what is off by more than 1e-4 of an output's rms (int8
 each of {rounds} rounds each is woken once, in a random order, warmed up, and timed for about {turn:.0f} ms. Figures are medians of
 the rounds' medians; ratios are taken round by round, as the clock of a core moves. States are carried from step to step as the
 runtime does it best, new input is copied in at each step, and the output is left where a program can read it (tract's is not copied
-out, nor are PyTorch's and ExecuTorch's tensors made arrays). *edgeseq* is what `load` opens unless told otherwise, with ONNX Runtime."""
+out, nor are PyTorch's and ExecuTorch's tensors made arrays). *edgeseq* is what `load` opens unless told otherwise, with ONNX
+Runtime."""
 LIMIT = """*Limit* is the larger of two times, measured in the same rounds: reading the weights that each step must read, at the
 rate at which this machine reads a buffer of that size, and multiplying at the rate of a large matrix product. For int8 it is that
 of fp32. Weights are random but for the voice-activity network's; features are 64 (LSTM 1024: 256)."""
