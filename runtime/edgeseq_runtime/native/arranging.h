@@ -6,7 +6,8 @@ static int64_t run_copy(operands given) {
     const char *from = PLACE(char, 1);
     const int64_t bytes = NUMBER(2), axes = NUMBER(3), outer = axes ? axes - 1 : 0;
     const int64_t *sizes = given.word + 4, *strides = sizes + axes;
-    const int64_t length = axes ? sizes[axes - 1] : 1, step = axes ? strides[axes - 1] : 1, stride = axes ? strides[2 * axes - 1] : 1;
+    const int64_t length = axes ? sizes[axes - 1] : 1;
+    const int64_t step = axes ? strides[axes - 1] : 1, stride = axes ? strides[2 * axes - 1] : 1;
     odometer at = odometer_over(outer, sizes);
     int64_t offsets[2] = {0, 0};
     do {
@@ -63,7 +64,8 @@ static int64_t run_gather(operands given) {
     return 0;
 }
 
-// The outer axes of three operands, and an inner one along which the index is the same (its stride there is 0) or goes with the data.
+// The outer axes of three operands, and an inner one along which the index is the same (its stride there is 0) or goes with the
+// data.
 #define ELEMENTS(action)                                                                                          \
     do {                                                                                                          \
         const int64_t *index = indices + offsets[1];                                                              \
@@ -81,8 +83,8 @@ static int64_t run_gather(operands given) {
         }                                                                                                         \
     } while (turned(&at, offsets, strides, 3, axes))
 
-// [to, data, indices, bytes an element, size of the axis, stride of data along it, axes, sizes ..., strides of to ..., of indices ..., of data ...];
-// data's stride along the axis itself is 0 in its list.
+// [to, data, indices, bytes an element, size of the axis, stride of data along it, axes, sizes ..., strides of to ..., of
+// indices ..., of data ...]; data's stride along the axis itself is 0 in its list.
 static int64_t run_gather_elements(operands given) {
     const int64_t *indices = PLACE(int64_t, 2);
     const int64_t bytes = NUMBER(3), size = NUMBER(4), along = NUMBER(5), axes = NUMBER(6);
@@ -97,13 +99,14 @@ static int64_t run_gather_elements(operands given) {
     } else {
         char *to = PLACE(char, 0);
         const char *data = PLACE(const char, 1);
-        ELEMENTS(memcpy(to + (offsets[0] + i * step) * bytes, data + (offsets[2] + i * stride + chosen * along) * bytes, (size_t)bytes));
+        ELEMENTS(memcpy(to + (offsets[0] + i * step) * bytes, data + (offsets[2] + i * stride + chosen * along) * bytes,
+                        (size_t)bytes));
     }
     return 0;
 }
 
-// [to, updates, indices, bytes an element, size of the axis, stride of to along it, axes, sizes ..., strides of updates ..., of indices ..., of to ...]:
-// `to` already holds the data.
+// [to, updates, indices, bytes an element, size of the axis, stride of to along it, axes, sizes ..., strides of updates ..., of
+// indices ..., of to ...]: `to` already holds the data.
 static int64_t run_scatter_elements(operands given) {
     char *to = PLACE(char, 0);
     const char *updates = PLACE(const char, 1);
@@ -118,7 +121,8 @@ static int64_t run_scatter_elements(operands given) {
         const uint32_t *source = (const uint32_t *)updates;
         ELEMENTS(target[offsets[2] + i * stride + chosen * along] = source[offsets[0] + i * step]);
     } else {
-        ELEMENTS(memcpy(to + (offsets[2] + i * stride + chosen * along) * bytes, updates + (offsets[0] + i * step) * bytes, (size_t)bytes));
+        ELEMENTS(memcpy(to + (offsets[2] + i * stride + chosen * along) * bytes, updates + (offsets[0] + i * step) * bytes,
+                        (size_t)bytes));
     }
     return 0;
 }

@@ -2,15 +2,18 @@
 
 // [y, stride of y, x, stride of x, rows, K, packed weights, N, bias or none]
 static int64_t run_product(operands given) {
-    product(PLACE(float, 0), NUMBER(1), PLACE(const float, 2), NUMBER(3), NUMBER(4), NUMBER(5), PLACE(const float, 6), NUMBER(7), PLACE(const float, 8));
+    product(PLACE(float, 0), NUMBER(1), PLACE(const float, 2), NUMBER(3), NUMBER(4), NUMBER(5), PLACE(const float, 6), NUMBER(7),
+            PLACE(const float, 8));
     return 0;
 }
 
-// [y, a, b, M, N, K, strides of a: m, k, strides of b: k, n, axes, sizes ..., strides of a ..., strides of b ...]: both factors are computed.
+// [y, a, b, M, N, K, strides of a: m, k, strides of b: k, n, axes, sizes ..., strides of a ..., strides of b ...]: both factors
+// are computed.
 static int64_t run_matmul(operands given) {
     float *restrict y = PLACE(float, 0);
     const float *a0 = PLACE(const float, 1), *b0 = PLACE(const float, 2);
-    const int64_t M = NUMBER(3), N = NUMBER(4), K = NUMBER(5), am = NUMBER(6), ak = NUMBER(7), bk = NUMBER(8), bn = NUMBER(9), axes = NUMBER(10);
+    const int64_t M = NUMBER(3), N = NUMBER(4), K = NUMBER(5), axes = NUMBER(10);
+    const int64_t am = NUMBER(6), ak = NUMBER(7), bk = NUMBER(8), bn = NUMBER(9);
     const int64_t *sizes = given.word + 11, *strides = sizes + axes;
     odometer at = odometer_over(axes, sizes);
     int64_t offsets[2] = {0, 0};
@@ -39,15 +42,16 @@ static int64_t run_matmul(operands given) {
     return 0;
 }
 
-// [T, B, I, H, backwards, linear before reset, x, w, bias, r, r of the hidden gate, recurrent bias, peepholes, lengths, h0, c0, y, step of y, row of y,
-//  last h, last c, scratch, three activations: kind, alpha, beta ...]
+// [T, B, I, H, backwards, linear before reset, x, w, bias, r, r of the hidden gate, recurrent bias, peepholes, lengths, h0, c0,
+// y, step of y, row of y, last h, last c, scratch, three activations: kind, alpha, beta ...]
 static recurrence layer_of(operands given) {
     recurrence of = {
         .T = NUMBER(0), .B = NUMBER(1), .I = NUMBER(2), .H = NUMBER(3), .backwards = NUMBER(4), .linear_before_reset = NUMBER(5),
         .x = PLACE(const float, 6), .w = PLACE(const float, 7), .bias = PLACE(const float, 8), .r = PLACE(const float, 9),
         .r_hidden = PLACE(const float, 10), .recurrent_bias = PLACE(const float, 11), .peepholes = PLACE(const float, 12),
         .lengths = PLACE(const int32_t, 13), .h0 = PLACE(const float, 14), .c0 = PLACE(const float, 15), .y = PLACE(float, 16),
-        .y_step = NUMBER(17), .y_row = NUMBER(18), .h_end = PLACE(float, 19), .c_end = PLACE(float, 20), .scratch = PLACE(float, 21),
+        .y_step = NUMBER(17), .y_row = NUMBER(18), .h_end = PLACE(float, 19), .c_end = PLACE(float, 20),
+        .scratch = PLACE(float, 21),
         .f = {(int32_t)NUMBER(22), real_of(NUMBER(23)), real_of(NUMBER(24))},
         .g = {(int32_t)NUMBER(25), real_of(NUMBER(26)), real_of(NUMBER(27))},
         .h = {(int32_t)NUMBER(28), real_of(NUMBER(29)), real_of(NUMBER(30))},

@@ -1,9 +1,10 @@
-// A program is a list of 64-bit words that `run` carries out from the first to the last: no decision is left to it but the rounds of
-// a loop. Python (program.py) makes one for a graph at given sizes.
+// A program is a list of 64-bit words that `run` carries out from the first to the last: no decision is left to it but the
+// rounds of a loop. Python (program.py) makes one for a graph at given sizes.
 //
-// An instruction is [operation, words, operand ...]. Operands are numbers or places; a place is a segment in its upper 16 bits and an offset in
-// bytes below. Segment 0 starts at address 0, so that constants have places of their own; the caller gives the others. A loop moves the segments
-// of what it cuts into slices. Results are contiguous; what is read may have strides, which are in elements.
+// An instruction is [operation, words, operand ...]. Operands are numbers or places; a place is a segment in its upper 16 bits
+// and an offset in bytes below. Segment 0 starts at address 0, so that constants have places of their own; the caller gives the
+// others. A loop moves the segments of what it cuts into slices. Results are contiguous; what is read may have strides, which
+// are in elements.
 
 #include <math.h>
 #include <stdint.h>
@@ -48,7 +49,8 @@ static inline odometer odometer_over(int64_t axes, const int64_t *sizes) {
     return made;
 }
 
-// Moves on, and the offsets of `count` operands with it; their strides are one list after the other, `rank` numbers each. False at the end.
+// Moves on, and the offsets of `count` operands with it; their strides are one list after the other, `rank` numbers each. False
+// at the end.
 static __attribute__((noinline)) int turned(odometer *at, int64_t *offsets, const int64_t *strides, int64_t count, int64_t rank) {
     for (int64_t axis = at->axes - 1; axis >= 0; axis--) {
         for (int64_t one = 0; one < count; one++) offsets[one] += strides[one * rank + axis];
@@ -67,31 +69,31 @@ static __attribute__((noinline)) int turned(odometer *at, int64_t *offsets, cons
 static int64_t run(const int64_t *code, const int64_t *end, char **segments);
 #include "loops.h"
 
-#define OPERATIONS(ONE)                                                                                                                  \
-    ONE(COPY, run_copy)                                                                                                                      \
-    ONE(UNARY, run_unary)                                                                                                                    \
-    ONE(BINARY, run_binary)                                                                                                                  \
-    ONE(COMPARE, run_compare)                                                                                                                \
-    ONE(NOT, run_not)                                                                                                                       \
-    ONE(WHERE, run_where)                                                                                                                    \
-    ONE(CAST, run_cast)                                                                                                                      \
-    ONE(GATHER, run_gather)                                                                                                                  \
-    ONE(GATHER_ELEMENTS, run_gather_elements)                                                                                                \
-    ONE(SCATTER_ELEMENTS, run_scatter_elements)                                                                                              \
-    ONE(REDUCE, run_reduce)                                                                                                                  \
-    ONE(ARGUMENT, run_argument)                                                                                                              \
-    ONE(BEST, run_best)                                                                                                                      \
-    ONE(RUNNING_SUM, run_running_sum)                                                                                                        \
-    ONE(SOFTMAX, run_softmax)                                                                                                                \
-    ONE(LAYER_NORMALIZATION, run_layer_normalization)                                                                                        \
-    ONE(PRODUCT, run_product)                                                                                                          \
-    ONE(MATMUL, run_matmul)                                                                                                                  \
-    ONE(LSTM, run_lstm)                                                                                                                \
-    ONE(GRU, run_gru)                                                                                                                  \
-    ONE(RNN, run_rnn)                                                                                                                  \
-    ONE(QUANTISED_PRODUCT, run_quantised_product)                                                                                      \
-    ONE(QUANTISED_LSTM, run_quantised_lstm)                                                                                            \
-    ONE(SCAN, run_scan)                                                                                                                      \
+#define OPERATIONS(ONE)                                                                                        \
+    ONE(COPY, run_copy)                                                                                        \
+    ONE(UNARY, run_unary)                                                                                      \
+    ONE(BINARY, run_binary)                                                                                    \
+    ONE(COMPARE, run_compare)                                                                                  \
+    ONE(NOT, run_not)                                                                                          \
+    ONE(WHERE, run_where)                                                                                      \
+    ONE(CAST, run_cast)                                                                                        \
+    ONE(GATHER, run_gather)                                                                                    \
+    ONE(GATHER_ELEMENTS, run_gather_elements)                                                                  \
+    ONE(SCATTER_ELEMENTS, run_scatter_elements)                                                                \
+    ONE(REDUCE, run_reduce)                                                                                    \
+    ONE(ARGUMENT, run_argument)                                                                                \
+    ONE(BEST, run_best)                                                                                        \
+    ONE(RUNNING_SUM, run_running_sum)                                                                          \
+    ONE(SOFTMAX, run_softmax)                                                                                  \
+    ONE(LAYER_NORMALIZATION, run_layer_normalization)                                                          \
+    ONE(PRODUCT, run_product)                                                                                  \
+    ONE(MATMUL, run_matmul)                                                                                    \
+    ONE(LSTM, run_lstm)                                                                                        \
+    ONE(GRU, run_gru)                                                                                          \
+    ONE(RNN, run_rnn)                                                                                          \
+    ONE(QUANTISED_PRODUCT, run_quantised_product)                                                              \
+    ONE(QUANTISED_LSTM, run_quantised_lstm)                                                                    \
+    ONE(SCAN, run_scan)                                                                                        \
     ONE(LOOP, run_loop)
 
 #define NAMED(name, function) OPERATION_##name,

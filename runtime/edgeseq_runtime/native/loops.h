@@ -1,6 +1,7 @@
 // Loops run their bodies, which are the words after their own; the segments of slices move on with the rounds.
 
-// [rounds, words before the body, words of the body, states, (held, next, bytes) ..., slices, (segment, first place, bytes a round) ...]
+// [rounds, words before the body, words of the body, states, (held, next, bytes) ..., slices, (segment, first place, bytes a
+// round) ...]
 static int64_t run_scan(operands given) {
     const int64_t rounds = NUMBER(0), states = NUMBER(3);
     const int64_t *state = given.word + 4, *slice = state + 3 * states + 1, slices = slice[-1];

@@ -1,6 +1,7 @@
 // What goes over an axis: sums, maxima, softmax, normalisation. Data is (outer, n, inner), contiguous.
 
-#define REDUCE_KINDS(ONE) ONE(SUM) ONE(MEAN) ONE(MAXIMUM) ONE(MINIMUM) ONE(PRODUCT) ONE(SQUARES) ONE(LENGTH) ONE(ABSOLUTE) ONE(LOG_OF_SUM_OF_EXPONENTIALS)
+#define REDUCE_KINDS(ONE) \
+    ONE(SUM) ONE(MEAN) ONE(MAXIMUM) ONE(MINIMUM) ONE(PRODUCT) ONE(SQUARES) ONE(LENGTH) ONE(ABSOLUTE) ONE(LOG_OF_SUM_OF_EXPONENTIALS)
 
 #define NAMED(name, ...) REDUCE_##name,
 enum { REDUCE_KINDS(NAMED) REDUCE_COUNT };
@@ -102,10 +103,16 @@ static float reduced(const float *x, int64_t n, int64_t stride, int64_t kind) {
             for (int64_t i = 0; i < n; i++) sum += fabsf(x[i * stride]);
             return (float)sum;
         case REDUCE_MAXIMUM:
-            for (int64_t i = 1; i < n; i++) result = x[i * stride] > result || x[i * stride] != x[i * stride] ? x[i * stride] : result;
+            for (int64_t i = 1; i < n; i++) {
+                const float one = x[i * stride];
+                result = one > result || one != one ? one : result;
+            }
             return result;
         case REDUCE_MINIMUM:
-            for (int64_t i = 1; i < n; i++) result = x[i * stride] < result || x[i * stride] != x[i * stride] ? x[i * stride] : result;
+            for (int64_t i = 1; i < n; i++) {
+                const float one = x[i * stride];
+                result = one < result || one != one ? one : result;
+            }
             return result;
         case REDUCE_PRODUCT:
             for (int64_t i = 1; i < n; i++) result *= x[i * stride];
@@ -161,7 +168,8 @@ static int64_t run_argument(operands given) {
     return 0;
 }
 
-// [values, numbers (int64), x (float32), largest rather than smallest, how many, outer, n, inner]: best first, the earlier of equals.
+// [values, numbers (int64), x (float32), largest rather than smallest, how many, outer, n, inner]: best first, the earlier of
+// equals.
 static int64_t run_best(operands given) {
     float *values = PLACE(float, 0);
     int64_t *numbers = PLACE(int64_t, 1);
@@ -241,7 +249,8 @@ static int64_t run_softmax(operands given) {
 // [y, x, scale, bias or none, rows, n, epsilon]
 static int64_t run_layer_normalization(operands given) {
     float *restrict y = PLACE(float, 0);
-    const float *restrict x = PLACE(const float, 1), *restrict scale = PLACE(const float, 2), *restrict bias = PLACE(const float, 3);
+    const float *restrict x = PLACE(const float, 1);
+    const float *restrict scale = PLACE(const float, 2), *restrict bias = PLACE(const float, 3);
     const int64_t rows = NUMBER(4), n = NUMBER(5);
     const float epsilon = real_of(NUMBER(6));
     for (int64_t row = 0; row < rows; row++, x += n, y += n) {

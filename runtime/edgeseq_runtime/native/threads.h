@@ -1,8 +1,8 @@
 /* Threads that share a product: a call takes all or none of them, so that calls from several threads don't wait for each other.
  *
- * A thread waits in a loop for as long as AWAKE after its last work, then sleeps. Nobody waits for one that sleeps: the calling thread does the
- * shares that nobody has begun. What a share is does not depend on who does it, so results have the same bits on any number of threads, and the
- * weights of a share stay in the cache of the core that reads them each time.
+ * A thread waits in a loop for as long as AWAKE after its last work, then sleeps. Nobody waits for one that sleeps: the calling
+ * thread does the shares that nobody has begun. What a share is does not depend on who does it, so results have the same bits on
+ * any number of threads, and the weights of a share stay in the cache of the core that reads them each time.
  */
 #ifndef EDGESEQ_THREADS_H
 #define EDGESEQ_THREADS_H
@@ -32,7 +32,12 @@ static struct {
     share_of_work *work;
     const void *job;
     int64_t shares;
-} crew = {.in_use = PTHREAD_MUTEX_INITIALIZER, .falling_asleep = PTHREAD_MUTEX_INITIALIZER, .woken = PTHREAD_COND_INITIALIZER, .started = 1};
+} crew = {
+    .in_use = PTHREAD_MUTEX_INITIALIZER,
+    .falling_asleep = PTHREAD_MUTEX_INITIALIZER,
+    .woken = PTHREAD_COND_INITIALIZER,
+    .started = 1,
+};
 
 /* Threads that this one's call may use, itself included. */
 static _Thread_local int64_t threads_at_hand = 1;
@@ -54,9 +59,10 @@ static int64_t nanoseconds(void) {
 /* Do a share if nobody has begun it. */
 static int take(int64_t share) {
     int open = OPEN;
-    if (!atomic_compare_exchange_strong_explicit(&crew.helpers[share].state, &open, TAKEN, memory_order_acquire, memory_order_relaxed)) return 0;
+    _Atomic int *state = &crew.helpers[share].state;
+    if (!atomic_compare_exchange_strong_explicit(state, &open, TAKEN, memory_order_acquire, memory_order_relaxed)) return 0;
     crew.work(crew.job, share, crew.shares);
-    atomic_store_explicit(&crew.helpers[share].state, DONE, memory_order_release);
+    atomic_store_explicit(state, DONE, memory_order_release);
     return 1;
 }
 
