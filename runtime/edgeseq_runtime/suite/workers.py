@@ -120,14 +120,16 @@ def _how(code: int | None) -> str:
 
 
 def _work(connection: Connection) -> None:
-    """Measure what comes until the other end closes."""
+    """Measure what comes until the other end closes, which it may do at any time."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
             job = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
-        connection.send(measure(job, _Steps(connection)))
+        outcome = measure(job, _Steps(connection))
+        with suppress(OSError):  # it has closed: the next look at it says so
+            connection.send(outcome)
 
 
 def _end_with_parent() -> None:
@@ -148,4 +150,5 @@ class _Steps:
         step = _STEPS * done // total
         if step > self._sent:
             self._sent = step
-            self._connection.send(step)
+            with suppress(OSError):  # the other end has closed
+                self._connection.send(step)
