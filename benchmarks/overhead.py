@@ -3,7 +3,7 @@
     python benchmarks/overhead.py                   # needs build/vad.edgeseq from `make demo`
     python benchmarks/overhead.py --rounds 200      # shorter
 
-One ONNX Runtime session, called in turn six ways, and edgeseq's own kernels two, a few calls each time, round by round:
+One ONNX Runtime session, called in turn six ways, and edgeseq's own kernels three, a few calls each time, round by round:
 
     bound            `run_with_iobinding` with the states of one call bound as the next one's inputs; no input is written
     step, own        `Stream.step(frame, copy=False)`: checks, writes the input, the call, and notes its time
@@ -13,6 +13,7 @@ One ONNX Runtime session, called in turn six ways, and edgeseq's own kernels two
     run, state out   `Session.run` with the state left out, which makes zeros of it
     kernels          the same model on device `native`: a bound call of edgeseq's own kernels
     step, kernels    `Stream.step(frame, copy=False)` there
+    run, kernels     `Session.run(feeds)` there
 
 What is compared is the difference to the raw call of the same round. Bytes are what tracemalloc sees over a thousand steps.
 """
@@ -48,7 +49,14 @@ import runtime_models  # type: ignore[import-not-found]
 
 HERE = Path(__file__).parent
 ROUNDS, CALLS, STEPS = 1000, 20, 1000
-BESIDE = {"step, own": "bound", "step": "bound", "run": "raw run", "run, state out": "raw run", "step, kernels": "kernels"}
+BESIDE = {
+    "step, own": "bound",
+    "step": "bound",
+    "run": "raw run",
+    "run, state out": "raw run",
+    "step, kernels": "kernels",
+    "run, kernels": "kernels",
+}
 TEXT = """A call like one before it is recognised by its names, dtypes and shapes and not checked anew; what lengths hold is
 looked at each time. A thousand steps with `copy=False` leave {stay} bytes behind and hold at most {most} at a time (tracemalloc).
 After a model that fills the processor's cache, as the voice-activity network does, the same lines of Python take two to three
@@ -121,6 +129,7 @@ def ways(path: Path) -> tuple[edgeseq_runtime.Session, dict[str, Call]]:
         "run, state out": lambda _: session.run(frame),
         "kernels": lambda _: own_call(),
         "step, kernels": lambda _: own_stream.step(frame, copy=False),
+        "run, kernels": lambda _: own.run(feeds),
     }
 
 
@@ -177,10 +186,18 @@ def measure(name: str, path: Path, rounds: int) -> Row:
 def page(rows: Sequence[Row]) -> str:
     """The part of docs/performance.md."""
     head = ("model", "state tensors", "bound call", *(f"`{name}`" for name in ("step(copy=False)", "step")))
-    head = (*head, "raw `run`", "`Session.run`", "the same, state left out", "own kernels, bound call", "`step(copy=False)` there")
+    head = (
+        *head,
+        "raw `run`",
+        "`Session.run`",
+        "the same, state left out",
+        "own kernels, bound call",
+        "`step(copy=False)` there",
+        "`Session.run` there",
+    )
     lines = [
         "Microseconds a call, batch 1 and one step; in brackets what the library adds to ONNX Runtime's own call, the median",
-        "of the differences, round by round; in the last column, to a bound call of edgeseq's own kernels. The raw bound call",
+        "of the differences, round by round; in the last two columns, to a bound call of edgeseq's own kernels. The raw bound call",
         "writes no input.",
         "",
         f"| {' | '.join(head)} |",
@@ -191,7 +208,7 @@ def page(rows: Sequence[Row]) -> str:
         beside = {way: f"{us[way]:.1f} (+{row.beside[way][0]:.1f})" for way in BESIDE}
         cells = (row.model, row.states, f"{us['bound']:.1f}", beside["step, own"], beside["step"])
         cells = (*cells, f"{us['raw run']:.1f}", beside["run"], beside["run, state out"])
-        cells = (*cells, f"{us['kernels']:.1f}", beside["step, kernels"])
+        cells = (*cells, f"{us['kernels']:.1f}", beside["step, kernels"], beside["run, kernels"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
     stay, most = (max(row.traced[which] for row in rows) for which in ("stay", "most"))
     return "\n".join([*lines, "", TEXT.format(stay=stay, most=most, version=onnxruntime.__version__, machine=platform.machine())])

@@ -396,3 +396,19 @@ def test_what_loops_can_not_do_is_refused():
     unknown = graph_of([node("Einsum", "s xt", "sn", equation="i,i->i")], {"s": "float32", "xt": "float32"}, ["sn"])
     with pytest.raises(UsageError, match="have no operator Einsum"):
         computed([scan_of(unknown, "s x", "e", 1)], {"s": np.zeros(1, np.float32), "x": np.zeros((2, 1), np.float32)}, ["e"])
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_branch_leaves_products_around_it_as_they_are(taken):
+    """A bias that a branch adds to a product from outside belongs to the branch alone."""
+    drawn = Drawn(11)
+    x, w, b = drawn.values((2, 4)), drawn.values((4, 5)), drawn.values(5)
+    branches = {
+        "then_branch": graph_of([node("Add", "p b", "q")], {}, ["q"]),
+        "else_branch": graph_of([node("Identity", "p", "q")], {}, ["q"]),
+    }
+    nodes = [node("MatMul", "x w", "p"), node("If", "taken", "r", **branches), node("Relu", "p", "y")]
+    found = computed(nodes, {"x": x}, ["r", "y"], {"w": w, "b": b, "taken": np.array(taken)})
+    product = x.astype(np.float64) @ w
+    for array, expected in zip(found, (product + b if taken else product, np.maximum(product, 0)), strict=True):
+        np.testing.assert_allclose(array, expected, rtol=0, atol=1e-5)

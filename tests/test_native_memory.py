@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +15,7 @@ from native_graphs import Drawn, computed, model_of, near, needs_compiler, node,
 from native_random import evaluated, random_steps
 
 from edgeseq_runtime.backends.native_backend import load_model
+from edgeseq_runtime.errors import InputError
 from edgeseq_runtime.native.program import KEPT
 from edgeseq_runtime.native.values import Scratch
 from edgeseq_runtime.plan import plan_for_device
@@ -226,6 +228,47 @@ def test_more_threads_compute_the_same_bits(op):
     data = model_of(nodes, {"x": x}, ["y"], constants).SerializeToString()
     one, two = (load_model(data, plan_for_device("native", threads=threads)).run({"x": x})["y"] for threads in (1, 2))
     np.testing.assert_array_equal(one, two)
+
+
+def test_a_run_like_an_earlier_one_makes_its_outputs_alone():
+    rng = np.random.default_rng(6)
+    constants = {"w": rng.standard_normal((1, 256, 8)), "r": rng.standard_normal((1, 256, 64)) / 8}
+    constants = {name: array.astype(np.float32) for name, array in constants.items()}
+    x = rng.standard_normal((200, 4, 8)).astype(np.float32)
+    model = opened(model_of([node("LSTM", "x w r", "y h", hidden_size=64)], {"x": x}, ["h"], constants))
+    expected = model.run({"x": x})["h"]
+    program = model.programs.at({"x": x})
+    assert program.scratch > 50 * expected.nbytes
+    (ready,) = program.calls
+    tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        found = model.run({"x": x})["h"]
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, expected)
+    assert expected.nbytes <= peak < expected.nbytes + 8192
+    assert program.calls == [ready]
+    assert model.run({"x": x})["h"] is not found
+
+
+def test_arrays_that_can_not_be_written_to_are_read():
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    x.setflags(write=False)
+    nodes = [node("Transpose", "x", "t", perm=[1, 0]), node("Neg", "t", "y")]
+    for _ in range(2):
+        np.testing.assert_array_equal(computed(nodes, {"x": x}, ["y"])[0], -x.T)
+
+
+def test_a_run_that_failed_leaves_the_model_as_it_was():
+    x, i = np.arange(4, dtype=np.float32), np.array([0, 3], np.int64)
+    model = opened(model_of([node("Gather", "x i", "y")], {"x": x, "i": i}, ["y"]))
+    for _ in range(3):
+        with pytest.raises(InputError, match="Gather"):
+            model.run({"x": x, "i": np.array([0, 4])})
+        np.testing.assert_array_equal(model.run({"x": x, "i": i})["y"], x[i])
 
 
 READERS = {  # of the weights of a layer, beside that

@@ -8,6 +8,7 @@ bytes that are there, and graphs nest to a limit.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from edgeseq_runtime.errors import BadModel
@@ -108,6 +109,22 @@ def read_model(data: bytes) -> Model:
     if graph is None:
         raise BadModel(f"these {len(data)} bytes are no ONNX model: they hold no graph; export the model again")
     return Model(ir_version, opsets, producer, graph)
+
+
+def names_read(node: Node) -> Iterator[str]:
+    """The names a node reads, those that its bodies take from outside included."""
+    yield from (name for name in node.inputs if name)
+    for body in node.graphs.values():
+        yield from free_names(body)
+
+
+def free_names(graph: Graph) -> Iterator[str]:
+    """The names a graph takes from outside."""
+    own = {*graph.tensors, *(spec.name for spec in graph.inputs), *(name for node in graph.nodes for name in node.outputs)}
+    asked = [spec.name for spec in graph.outputs]
+    for name in (*(name for node in graph.nodes for name in names_read(node)), *asked):
+        if name not in own:
+            yield name
 
 
 def _opset(data: memoryview) -> tuple[str, int]:
@@ -217,7 +234,7 @@ def _tensor(data: memoryview) -> Tensor:
             held.append((number, value))
     if any(dim < 0 for dim in dims):
         raise BadModel(f"the ONNX model holds the tensor {name!r} with a negative size {dims}; export the model again")
-    tensor = Tensor(name, _element_type(kind), tuple(dims), data=tuple(held))
+    tensor = Tensor(name, element_type(kind), tuple(dims), data=tuple(held))
     if tensor.dtype not in _INTEGERS or tensor.size > MAX_INTEGERS:
         return tensor
     found: list[int] = []
@@ -248,7 +265,7 @@ def _tensor_type(data: memoryview) -> tuple[str, tuple[int | str, ...] | None]:
     shape: tuple[int | str, ...] | None = None
     for number, value, _ in read_fields(data, "type"):
         if number == 1:
-            dtype = _element_type(_integer(value, "type"))
+            dtype = element_type(_integer(value, "type"))
         elif number == 2:
             shape = tuple(_dim(_bytes(dim, "shape")) for one, dim, _ in read_fields(_bytes(value, "shape"), "shape") if one == 1)
     return dtype, shape
@@ -264,7 +281,8 @@ def _dim(data: memoryview) -> int | str:
     return size
 
 
-def _element_type(kind: int) -> str:
+def element_type(kind: int) -> str:
+    """NumPy's name for ONNX's number of a type of elements."""
     return ELEMENT_TYPES[kind] if 0 <= kind < len(ELEMENT_TYPES) else f"type {kind}"
 
 

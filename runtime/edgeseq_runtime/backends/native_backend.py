@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ctypes import addressof, c_char
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgeseq_runtime.backends.model import HostBuffer
 from edgeseq_runtime.errors import InputError, UsageError
 from edgeseq_runtime.native.compiled import version
-from edgeseq_runtime.native.kernels import ERRORS, Kernels, aligned, kernels
+from edgeseq_runtime.native.kernels import ERRORS, Kernels, aligned_memory, call_arguments, call_segments, kernels
 from edgeseq_runtime.native.program import Program, Programs
-from edgeseq_runtime.native.values import address_of
+from edgeseq_runtime.native.values import SCRATCH, address_of
 from edgeseq_runtime.onnx_wire import ValueInfo, read_model
 from edgeseq_runtime.plan import Plan
 from edgeseq_runtime.tensors import TensorSpec
 from edgeseq_runtime.tensors.spec import Array
 
+from_buffer: Callable[[Array], c_char] = c_char.from_buffer  # type: ignore[assignment]  # NumPy's arrays are buffers
 OLDEST_OPSET = 13  # before it axes, sizes and bounds were attributes, and Softmax went over all axes from one on
 
 
-class BoundCall:
+class Call:
+    """A program that is ready to run, once it is pointed at memory: nothing is made for it any longer."""
+
+    def __init__(self, run: Callable[..., int], program: Program, threads: int) -> None:
+        self._run = run
+        self.program = program
+        self._segments = call_segments(program.segments)
+        self._arguments = call_arguments(program.words, self._segments, threads)
+
+    def point_at(self, scratch: Array, arrays: Iterable[Array]) -> None:
+        """Let it use this memory, which must stay for as long as it runs: scratch, inputs and outputs in their order."""
+        for segment, array in enumerate((scratch, *arrays), SCRATCH):
+            try:  # in a third of the time that `address_of` takes
+                self._segments[segment] = addressof(from_buffer(array))
+            except (TypeError, ValueError):  # it can't be written to, or is empty
+                self._segments[segment] = address_of(array)
+
+    def __call__(self) -> None:
+        """Compute the outputs from what the inputs hold now.
+
+        Raises:
+            InputError: an index among them is out of range.
+        """
+        failed = self._run(*self._arguments)
+        if failed:
+            node = self.program.node_at(failed >> 8)
+            raise InputError(f"the native kernels can't compute {node} on these inputs: {ERRORS[failed & 0xFF]}")
+
+
+class BoundCall(Call):
     """A call whose arrays are fixed: it reads and writes the same memory each time, and allocates none."""
 
     def __init__(
@@ -33,29 +64,15 @@ class BoundCall:
         outputs: Mapping[str, Array | None],
         threads: int,
     ) -> None:
-        made = {name: np.empty(shape, dtype) for name, shape, dtype in program.outputs if outputs.get(name) is None}
-        self._computed = {name: made[name] for name, bound in outputs.items() if bound is None}
-        scratch = aligned(np.empty(max(program.scratch, 1), np.uint8))
-        arrays = [inputs[name] for name in program.inputs]
-        arrays += [outputs[name] if name not in made else made[name] for name, _, _ in program.outputs]  # type: ignore[misc]
-        self._arrays = (arrays, scratch)  # keeps the memory alive that the segments point to
-        self._program = program
-        self._run = run
-        self.key = program.key
-        segments = (ctypes.c_void_p * program.segments)(None, address_of(scratch), *map(address_of, arrays))
-        words = program.words
-        self._arguments = (ctypes.c_void_p(address_of(words)), ctypes.c_int64(len(words)), segments, ctypes.c_int64(threads))
-
-    def __call__(self) -> None:
-        """Compute the outputs from what the bound inputs hold now.
-
-        Raises:
-            InputError: an index among them is out of range.
-        """
-        failed = self._run(*self._arguments)
-        if failed:
-            node = self._program.node_at(failed >> 8)
-            raise InputError(f"the native kernels can't compute {node} on these inputs: {ERRORS[failed & 0xFF]}")
+        super().__init__(run, program, threads)
+        bound = {name: array for name, array in outputs.items() if array is not None}
+        made = {name: np.empty(shape, dtype) for name, shape, dtype in program.outputs if name not in bound}
+        self._computed = {name: made[name] for name, array in outputs.items() if array is None}
+        everything = {**bound, **made}
+        # Kept, as it is pointed at.
+        self._arrays = [inputs[name] for name in program.inputs] + [everything[name] for name, _, _ in program.outputs]
+        self._scratch = aligned_memory(program.scratch)
+        self.point_at(self._scratch, self._arrays)
 
     def computed(self) -> dict[str, Array]:
         """The outputs of the last call that were bound to None, as arrays of the caller's own."""
@@ -79,7 +96,7 @@ class RereadCall:
         Raises:
             InputError: they can't be computed.
         """
-        if self._model.programs.key_of(self._inputs) != self._call.key:
+        if self._model.programs.key_of(self._inputs) != self._call.program.key:
             self._call = self._model.call(self._inputs, self._outputs)
         self._call()
 
@@ -103,6 +120,7 @@ class NativeModel:
         self.programs = programs
         self._run = own.run
         self._threads = threads
+        self._scratch: list[Array] = []  # of runs that are over
         self.version = version()
         self.providers: tuple[str, ...] = ("Native",)
 
@@ -128,11 +146,27 @@ class NativeModel:
         Raises:
             InputError: they can't be computed on: a size depends on what they hold, or an index is out of range.
         """
-        given = {one.name: np.ascontiguousarray(inputs[one.name]).reshape(inputs[one.name].shape) for one in self._inputs}
+        given = {one.name: np.asarray(inputs[one.name], order="C") for one in self._inputs}
         program = self.programs.at(given)
         outputs = {name: np.empty(shape, dtype) for name, shape, dtype in program.outputs}
-        BoundCall(self._run, program, given, outputs, self._threads)()
+        call, scratch = self._ready(program)
+        call.point_at(scratch, (*given.values(), *outputs.values()))
+        try:
+            call()
+        finally:
+            program.calls.append(call)
+            self._scratch.append(scratch)
         return outputs
+
+    def _ready(self, program: Program) -> tuple[Call, Array]:
+        """A call of a program that nobody is at, and memory for it: those of an earlier run, or new ones.
+
+        Other threads take theirs meanwhile, so there are as many of each as ran at once.
+        """
+        scratch = _popped(self._scratch)
+        if scratch is None or scratch.nbytes < program.scratch:
+            scratch = aligned_memory(program.scratch)
+        return _popped(program.calls) or Call(self._run, program, self._threads), scratch
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> BoundCall | RereadCall:
         """A call that reads and writes these arrays, which must be C-contiguous."""
@@ -165,6 +199,14 @@ def load_model(model: bytes | Path, plan: Plan) -> NativeModel:
     graph = read.graph
     own = kernels()
     return NativeModel(graph.inputs, graph.outputs, Programs(graph, own), own, plan.threads)
+
+
+def _popped(spare: list[Any]) -> Any:
+    """The last of a list, None where it is empty; what lies between looking and taking belongs to other threads."""
+    try:
+        return spare.pop()
+    except IndexError:
+        return None
 
 
 def _axes(one: ValueInfo) -> Iterator[int | str]:

@@ -64,65 +64,40 @@ static int64_t run_gather(operands given) {
     return 0;
 }
 
-// The outer axes of three operands, and an inner one along which the index is the same (its stride there is 0) or goes with the
-// data.
-#define ELEMENTS(action)                                                                                          \
+// The elements of `chosen` whose number along one axis `indices` hold, and those of `all` at the same places; the other axes are
+// theirs together. An index that is the same all along the innermost axis (its stride there is 0) is looked at once.
+#define ELEMENTS(move)                                                                                            \
     do {                                                                                                          \
         const int64_t *index = indices + offsets[1];                                                              \
-        if (strides[2 * axes - 1] == 0) {                                                                         \
-            int64_t chosen = *index + (*index < 0 ? size : 0);                                                    \
-            if (chosen < 0 || chosen >= size) return OUT_OF_RANGE;                                                \
-            for (int64_t i = 0; i < length; i++) action;                                                          \
-        } else {                                                                                                  \
-            for (int64_t i = 0; i < length; i++) {                                                                \
-                int64_t chosen = index[i * strides[2 * axes - 1]];                                                \
-                chosen += chosen < 0 ? size : 0;                                                                  \
-                if (chosen < 0 || chosen >= size) return OUT_OF_RANGE;                                            \
-                action;                                                                                           \
-            }                                                                                                     \
+        int64_t number = 0;                                                                                       \
+        for (int64_t i = 0, looked = step ? length : 1; i < looked; i++) {                                        \
+            number = index[i * step] + (index[i * step] < 0 ? size : 0);                                          \
+            if (number < 0 || number >= size) return OUT_OF_RANGE;                                                \
+            if (step) move;                                                                                       \
         }                                                                                                         \
+        if (!step) for (int64_t i = 0; i < length; i++) move;                                                     \
     } while (turned(&at, offsets, strides, 3, axes))
 
-// [to, data, indices, bytes an element, size of the axis, stride of data along it, axes, sizes ..., strides of to ..., of
-// indices ..., of data ...]; data's stride along the axis itself is 0 in its list.
-static int64_t run_gather_elements(operands given) {
+#define ONE_OF_ALL (offsets[0] + i * step_all)
+#define ONE_CHOSEN (offsets[2] + i * step_chosen + number * along)
+
+// [all, chosen, indices, bytes an element, size of the axis, stride of chosen along it, axes, sizes ..., strides of all ..., of
+// indices ..., of chosen ...]; the stride of chosen along the axis itself is 0 in its list.
+static inline int64_t run_elements(operands given, int scatters) {
+    char *all = PLACE(char, 0), *chosen = PLACE(char, 1);
     const int64_t *indices = PLACE(int64_t, 2);
     const int64_t bytes = NUMBER(3), size = NUMBER(4), along = NUMBER(5), axes = NUMBER(6);
     const int64_t *sizes = given.word + 7, *strides = sizes + axes;
-    const int64_t length = sizes[axes - 1], step = strides[axes - 1], stride = strides[3 * axes - 1];
+    const int64_t length = sizes[axes - 1], step_all = strides[axes - 1], step = strides[2 * axes - 1];
+    const int64_t step_chosen = strides[3 * axes - 1];
     odometer at = odometer_over(axes - 1, sizes);
     int64_t offsets[3] = {0, 0, 0};
-    if (bytes == 4) {
-        uint32_t *to = PLACE(uint32_t, 0);
-        const uint32_t *data = PLACE(const uint32_t, 1);
-        ELEMENTS(to[offsets[0] + i * step] = data[offsets[2] + i * stride + chosen * along]);
-    } else {
-        char *to = PLACE(char, 0);
-        const char *data = PLACE(const char, 1);
-        ELEMENTS(memcpy(to + (offsets[0] + i * step) * bytes, data + (offsets[2] + i * stride + chosen * along) * bytes,
-                        (size_t)bytes));
-    }
+    if (bytes == 4 && scatters) ELEMENTS(((uint32_t *)chosen)[ONE_CHOSEN] = ((uint32_t *)all)[ONE_OF_ALL]);
+    else if (bytes == 4) ELEMENTS(((uint32_t *)all)[ONE_OF_ALL] = ((uint32_t *)chosen)[ONE_CHOSEN]);
+    else if (scatters) ELEMENTS(memcpy(chosen + ONE_CHOSEN * bytes, all + ONE_OF_ALL * bytes, (size_t)bytes));
+    else ELEMENTS(memcpy(all + ONE_OF_ALL * bytes, chosen + ONE_CHOSEN * bytes, (size_t)bytes));
     return 0;
 }
 
-// [to, updates, indices, bytes an element, size of the axis, stride of to along it, axes, sizes ..., strides of updates ..., of
-// indices ..., of to ...]: `to` already holds the data.
-static int64_t run_scatter_elements(operands given) {
-    char *to = PLACE(char, 0);
-    const char *updates = PLACE(const char, 1);
-    const int64_t *indices = PLACE(int64_t, 2);
-    const int64_t bytes = NUMBER(3), size = NUMBER(4), along = NUMBER(5), axes = NUMBER(6);
-    const int64_t *sizes = given.word + 7, *strides = sizes + axes;
-    const int64_t length = sizes[axes - 1], step = strides[axes - 1], stride = strides[3 * axes - 1];
-    odometer at = odometer_over(axes - 1, sizes);
-    int64_t offsets[3] = {0, 0, 0};
-    if (bytes == 4) {
-        uint32_t *target = (uint32_t *)to;
-        const uint32_t *source = (const uint32_t *)updates;
-        ELEMENTS(target[offsets[2] + i * stride + chosen * along] = source[offsets[0] + i * step]);
-    } else {
-        ELEMENTS(memcpy(to + (offsets[2] + i * stride + chosen * along) * bytes, updates + (offsets[0] + i * step) * bytes,
-                        (size_t)bytes));
-    }
-    return 0;
-}
+static int64_t run_gather_elements(operands given) { return run_elements(given, 0); }
+static int64_t run_scatter_elements(operands given) { return run_elements(given, 1); }

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeseq_runtime.native.compiled import library
-from edgeseq_runtime.native.values import address_of
+from edgeseq_runtime.native.values import ALIGNMENT, address_of
 from edgeseq_runtime.tensors.spec import Array
 
 ERRORS = {1: "an index is out of range", 2: "a division of integers by zero", 3: "an unknown operation"}  # by their numbers
@@ -46,11 +47,16 @@ class Kernels(NamedTuple):
 
 def aligned(array: Array) -> Array:
     """A contiguous copy that starts at a cache line."""
-    memory = np.empty(array.nbytes + 64, np.uint8)
-    start = -memory.__array_interface__["data"][0] % 64
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy = aligned_memory(array.nbytes).view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
+
+
+def aligned_memory(size: int) -> npt.NDArray[np.uint8]:
+    """So many bytes, of whatever content, from the start of a cache line on."""
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -address_of(memory) % ALIGNMENT
+    return memory[start : start + size]
 
 
 @lru_cache(maxsize=1)
@@ -75,10 +81,11 @@ def kernels() -> Kernels:
     return Kernels(run, operations, unary, binary, compare, reduce, int(loaded.edgeseq_native_panel()), scratch, rounded)
 
 
-def call_arguments(words: Array, bases: Sequence[int]) -> tuple[object, ...]:
-    """What the library's `run` takes for a program and the addresses of its segments."""
-    return (
-        ctypes.c_void_p(address_of(words)),
-        ctypes.c_int64(len(words)),
-        (ctypes.c_void_p * max(len(bases), 1))(*bases),
-    )
+def call_segments(count: int) -> ctypes.Array[ctypes.c_void_p]:
+    """Room for the addresses of so many segments; the first is that of addresses as they are, and stays 0."""
+    return (ctypes.c_void_p * count)()
+
+
+def call_arguments(words: Array, segments: ctypes.Array[ctypes.c_void_p], threads: int) -> tuple[object, ...]:
+    """What the library's `run` takes."""
+    return ctypes.c_void_p(address_of(words)), ctypes.c_int64(len(words)), segments, ctypes.c_int64(threads)

@@ -140,4 +140,3 @@ int64_t edgeseq_native_scratch(int64_t gates, int64_t T, int64_t B, int64_t I, i
 int64_t edgeseq_native_rounded(int64_t rows, int64_t K, int64_t size) { return rounded_bytes(rows, K, size); }
 
 int64_t edgeseq_native_panel(void) { return PANEL; }
-int64_t edgeseq_native_lanes(void) { return LANES; }

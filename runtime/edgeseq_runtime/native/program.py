@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,7 @@ class Program(NamedTuple):
     segments: int
     nodes: tuple[tuple[int, str], ...]  # where in the words each begins
     key: Key  # what it was written for
+    calls: list[Any]  # of the backend, ready to be made again
 
     def node_at(self, word: int) -> str:
         """The node that a word belongs to."""
@@ -65,6 +66,7 @@ class Programs:
                     f"the native kernels compute with {names}, and input '{one.name}' is {one.dtype}; use device 'cpu'"
                 )
         self._graph = graph
+        self._names = [one.name for one in graph.inputs]
         self._kernels = kernels
         self._shared = Shared(graph)
         self._made: OrderedDict[Key, Program] = OrderedDict()
@@ -73,8 +75,8 @@ class Programs:
 
     def key_of(self, inputs: Mapping[str, Array]) -> Key:
         """What the program for these inputs depends on."""
-        shapes = tuple(inputs[one.name].shape for one in self._graph.inputs)
-        return (*shapes, *(inputs[name].tobytes() for name in self.reads))
+        shapes = tuple([inputs[name].shape for name in self._names])
+        return (*shapes, *(inputs[name].tobytes() for name in self.reads)) if self.reads else shapes
 
     def at(self, inputs: Mapping[str, Array]) -> Program:
         """The program for inputs of these shapes, and of these contents where sizes depend on them.
@@ -84,17 +86,14 @@ class Programs:
             InputError: a size depends on more than lengths, or these sizes can't be computed.
         """
         with self._lock:
-            key = self.key_of(inputs)
-            if key not in self._made:
-                self._keep(self._written(inputs) if self.reads else self._first(inputs))
-                key = self.key_of(inputs)
-            self._made.move_to_end(key)
-            return self._made[key]
-
-    def _keep(self, program: Program) -> None:
-        self._made[program.key] = program
-        if len(self._made) > KEPT:
-            self._made.popitem(last=False)
+            program = self._made.get(self.key_of(inputs))
+            if program is None:
+                program = self._written(inputs) if self.reads else self._first(inputs)
+                self._made[program.key] = program
+                if len(self._made) > KEPT:
+                    self._made.popitem(last=False)
+            self._made.move_to_end(program.key)
+            return program
 
     def _first(self, inputs: Mapping[str, Array]) -> Program:
         """A program that depends on shapes alone; else on what as few inputs hold as can be, of those that may be lengths."""
@@ -134,6 +133,7 @@ class Programs:
             segments=writer.segments,
             nodes=tuple(writer.nodes),
             key=self.key_of(inputs),
+            calls=[],
         )
 
 

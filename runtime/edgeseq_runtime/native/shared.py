@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import mmap
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from edgeseq_runtime.native.constants import array_of, numbers_of
 from edgeseq_runtime.native.values import Value, address_of
-from edgeseq_runtime.onnx_wire import Graph, Node, Tensor
+from edgeseq_runtime.onnx_wire import Graph, Node, Tensor, names_read
 from edgeseq_runtime.tensors.spec import Array
 
 LAYERS = ("LSTM", "GRU", "RNN")
 LARGE = 1 << 16  # bytes of weights from which on it counts that there is one copy
-
-
-class Uses(NamedTuple):
-    """Of the names in a graph."""
-
-    ending: list[list[str]]  # for each node, those that no node after it reads
-    single: frozenset[str]  # those that are read once
 
 
 class Shared:
@@ -35,10 +26,10 @@ class Shared:
         self._permanent: set[int] = set()  # ids of arrays that don't depend on sizes
         alone = weights_of_layers_alone(graph)
         self.constants = {
-            id(one): {name: self._held(tensor, deferred=(id(one), name) in alone) for name, tensor in one.tensors.items()}
+            id(one): {name: self._held(tensor, deferred=name in alone) for name, tensor in one.tensors.items()}
             for one in graphs_in(graph)
         }
-        self.uses = {id(one): uses_of(one) for one in graphs_in(graph)}
+        self.endings = {id(one): endings_in(one) for one in graphs_in(graph)}
         for one in graphs_in(graph):  # whose tensors point to the model's bytes, which nothing else needs any longer
             one.tensors.update({name: tensor._replace(data=()) for name, tensor in one.tensors.items()})
         self._made: dict[object, tuple[object, object]] = {}  # key -> what was made, and of what, so that its address stays its own
@@ -119,57 +110,27 @@ def graphs_in(graph: Graph) -> Iterator[Graph]:
             yield from graphs_in(body)
 
 
-def uses_of(graph: Graph) -> Uses:
-    """How often and when for the last time each value is read; a graph's outputs stay."""
+def endings_in(graph: Graph) -> list[list[str]]:
+    """For each node, the names that no node after it reads; a graph's outputs stay."""
     last: dict[str, int] = {}
-    count: dict[str, int] = {}
     for index, node in enumerate(graph.nodes):
-        last.update(dict.fromkeys((name for name in node.outputs if name), index))
-        for name in names_read(node):
-            last[name] = index
-            count[name] = count.get(name, 0) + 1
-    outputs = {output.name for output in graph.outputs}
-    ending: list[list[str]] = [[] for _ in graph.nodes]
+        last.update(dict.fromkeys((name for name in (*node.outputs, *names_read(node)) if name), index))
+    for output in graph.outputs:
+        last.pop(output.name, None)
+    endings: list[list[str]] = [[] for _ in graph.nodes]
     for name, index in last.items():
-        if name not in outputs:
-            ending[index].append(name)
-    return Uses(ending, frozenset(name for name, times in count.items() if times == 1 and name not in outputs))
+        endings[index].append(name)
+    return endings
 
 
-def names_read(node: Node) -> list[str]:
-    """What a node reads, in its bodies too, each as often as it does."""
-    found = [name for name in node.inputs if name]
-    for body in node.graphs.values():
-        own = {one.name for one in body.inputs} | set(body.tensors)
-        for inner in body.nodes:
-            found += [name for name in names_read(inner) if name not in own]
-            own |= set(inner.outputs)
-        found += [output.name for output in body.outputs if output.name not in own]
-    return found
-
-
-def weights_of_layers_alone(graph: Graph) -> set[tuple[int, str]]:
-    """Constants, by the id of their graph and their name, that nothing reads but recurrent layers as their weights."""
-    reads: Counter[tuple[int, str]] = Counter()
-    as_weights: Counter[tuple[int, str]] = Counter()
-
-    def count(one: Graph, around: dict[str, int]) -> None:
-        scope = {**around, **dict.fromkeys(one.tensors, id(one))}
-        for value in one.inputs:
-            scope.pop(value.name, None)
+def weights_of_layers_alone(graph: Graph) -> set[str]:
+    """Names that nothing reads, in whatever graph, but recurrent layers as their weights."""
+    as_weights: set[str] = set()
+    otherwise: set[str] = set()
+    for one in graphs_in(graph):
+        otherwise |= {output.name for output in one.outputs}
         for node in one.nodes:
+            weighs = node.op in LAYERS and not node.domain
             for index, name in enumerate(node.inputs):
-                if name in scope:
-                    key = (scope[name], name)
-                    reads[key] += 1
-                    as_weights[key] += not node.domain and node.op in LAYERS and index in (1, 2)
-            for body in node.graphs.values():
-                count(body, scope)
-            for name in node.outputs:
-                scope.pop(name, None)
-        for value in one.outputs:
-            if value.name in scope:
-                reads[(scope[value.name], value.name)] += 1
-
-    count(graph, {})
-    return {key for key, times in reads.items() if times == as_weights[key]}
+                (as_weights if weighs and index in (1, 2) else otherwise).add(name)
+    return as_weights - otherwise

@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from edgeseq_runtime.tensors.spec import Array
 
-ABSOLUTE, SCRATCH = 0, 1  # segments: addresses as they are, and the memory of values between instructions
+SCRATCH = 1  # the segment of values between instructions; that of addresses as they are is 0
 SEGMENT_BITS = 48  # above which the segment of a place is
 ALIGNMENT = 64  # of what is planned, in bytes: a cache line, and the widest vector
 

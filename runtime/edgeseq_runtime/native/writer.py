@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgeseq_runtime.errors import InputError, UsageError
 from edgeseq_runtime.native.axes import broadcast, merged
-from edgeseq_runtime.native.kernels import ERRORS, Kernels, aligned, call_arguments
+from edgeseq_runtime.native.kernels import ERRORS, Kernels, aligned, call_arguments, call_segments
 from edgeseq_runtime.native.nodes import operator_name, unsupported
 from edgeseq_runtime.native.shared import Shared
 from edgeseq_runtime.native.values import SCRATCH, Block, Scratch, Value, untouched
@@ -61,7 +61,6 @@ class Writer:
         self._at_once = False  # whether results are computed now
         self._biasless: dict[int, int] = {}  # block of a product without a bias -> where its instruction's bias is
         # Of the graph that is being written:
-        self._single: frozenset[str] = frozenset()  # names that one node alone reads
         self._ending: Collection[str] = ()  # names that no node after the one that is being written reads
         self._own: dict[str, Block] = {}  # what it made or may overwrite
         self._made: list[Block] = []  # by the node that is being written
@@ -81,11 +80,10 @@ class Writer:
             InputError: a size depends on what the inputs hold.
         """
         names = {**names, **{name: Value(array) for name, array in self._shared.constants[id(graph)].items()}}
-        uses = self._shared.uses[id(graph)]
-        around = self._single, self._own, self._made, self._ending
-        self._single, self._own = uses.single, dict(states or {})
+        around = self._own, self._made, self._ending
+        self._own = dict(states or {})
         own: dict[str, Block] = {}
-        for node, ending in zip(graph.nodes, uses.ending, strict=True):
+        for node, ending in zip(graph.nodes, self._shared.endings[id(graph)], strict=True):
             self._made, self._ending = [], ending
             self.nodes.append((len(self.words), f"{node.op} '{node.name}'"))
             results = self._node(node, [names[name] if name else None for name in node.inputs], names)
@@ -103,7 +101,7 @@ class Writer:
             for name in ending:
                 if name in own:
                     self.release(own.pop(name))
-        self._single, self._own, self._made, self._ending = around
+        self._own, self._made, self._ending = around
         return Written([names[output.name] for output in graph.outputs], list(own.values()))
 
     def _node(self, node: Node, inputs: list[Value | None], names: Mapping[str, Value]) -> Sequence[Value]:
@@ -140,7 +138,7 @@ class Writer:
             results = write()
             if self.words:
                 written = np.array(self.words, np.int64)
-                failed = self.kernels.run(*call_arguments(written, [0]))
+                failed = self.kernels.run(*call_arguments(written, call_segments(1), 1))
                 results = [Value(np.array(result.array)) for result in results]
         finally:
             self.words, self._at_once = words, False
@@ -175,16 +173,13 @@ class Writer:
             self.scratch.give_back(block.start, block.base.nbytes)
 
     def may_overwrite(self, name: str, value: Value) -> bool:
-        """Whether the node that is being written is all that still needs a value of this name, and its memory is nobody else's."""
+        """Whether a value's memory, all of it, is needed by the node that is being written alone."""
         block = value.block
-        return (
-            block is not None
-            and self._own.get(name) is block
-            and name in self._ending
-            and block.uses == 1
-            and value.contiguous
-            and value.array.nbytes == block.base.nbytes
-        )
+        return self._alone(name, block) and value.contiguous and block is not None and value.array.nbytes == block.base.nbytes
+
+    def _alone(self, name: str, block: Block | None) -> bool:
+        """Whether the node that is being written is all that still needs the value of this name, which this graph made."""
+        return block is not None and self._own.get(name) is block and name in self._ending and block.uses == 1
 
     def constant(self, array: Array) -> Value:
         """A constant, kept as long as the program."""
@@ -257,15 +252,14 @@ class Writer:
 
     def add_bias(self, name: str, product: Value, bias: Value) -> bool:
         """Whether a bias became part of the product that was written last; no other node may read that."""
-        at = self._biasless.get(id(product.block)) if product.block is not None and name in self._single else None
+        at = self._biasless.get(id(product.block)) if self._alone(name, product.block) else None
         N = product.array.shape[-1] if product.array.ndim else 0
         if at is None or at != len(self.words) - 1 or not bias.constant or not product.contiguous:
             return False
         if bias.array.size != N or bias.array.ndim > product.array.ndim or bias.array.shape[-1:] != (N,):
             return False
         del self._biasless[id(product.block)]
-        padded = self.constant(self.kernels.padded(bias.array))
-        self.words[at] = padded.place
+        self.words[at] = self.padded(bias.array).place
         return True
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
-from edgeseq_runtime.onnx_wire import Graph, Node, ValueInfo
-from edgeseq_runtime.report.sources import LOOPS, NATIVE, RECURRENT, Value, Values, free_names, values_of, weights_of
+from edgeseq_runtime.onnx_wire import Graph, Node, ValueInfo, free_names
+from edgeseq_runtime.report.sources import LOOPS, NATIVE, RECURRENT, Value, Values, values_of, weights_of
 
 CROWDED = 32  # boxes of simple nodes; beyond, they are gathered between recurrent nodes
 MAX_BODIES = 4  # of bodies within bodies that are drawn

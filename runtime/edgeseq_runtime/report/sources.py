@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from edgeseq_runtime.onnx_wire import Graph, Node, Tensor
+from edgeseq_runtime.onnx_wire import Graph, Node, Tensor, names_read
 
 NATIVE = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 LOOPS = ("Scan", "Loop")
@@ -38,7 +38,7 @@ def values_of(graph: Graph, outer: Mapping[str, Value]) -> tuple[Values, tuple[i
     asked = {spec.name for spec in graph.outputs}
     kept = []
     for index, node in enumerate(graph.nodes):
-        read = [values[name] for name in reads(node) if name in values]
+        read = [values[name] for name in names_read(node) if name in values]
         fixed = node.op in SIZES or (all(value.fixed for value in read) and node.op not in RECURRENT)
         drawn = not fixed or bool(asked & set(node.outputs))
         if drawn:
@@ -51,7 +51,7 @@ def values_of(graph: Graph, outer: Mapping[str, Value]) -> tuple[Values, tuple[i
 
 def weights_of(node: Node, values: Mapping[str, Value]) -> Weights:
     """The constants a node computes with, those inside its bodies included."""
-    found = _merged(values[name].weights for name in reads(node) if name in values)
+    found = _merged(values[name].weights for name in names_read(node) if name in values)
     for number, body in enumerate(node.graphs.values()):
         inner, kept = values_of(body, values)
         for index in kept:
@@ -65,22 +65,6 @@ def weights_in(graph: Graph) -> int:
     own = sum(_weights(graph.tensors.values(), "").values())
     inside = sum(sum(_weights(node.tensors.values(), "").values()) for node in graph.nodes if node.op == "Constant")
     return own + inside + sum(weights_in(body) for node in graph.nodes for body in node.graphs.values())
-
-
-def reads(node: Node) -> Iterator[str]:
-    """The names a node reads, those that its bodies take from outside included."""
-    yield from (name for name in node.inputs if name)
-    for body in node.graphs.values():
-        yield from free_names(body)
-
-
-def free_names(graph: Graph) -> Iterator[str]:
-    """The names a graph takes from outside."""
-    own = {*graph.tensors, *(spec.name for spec in graph.inputs), *(name for node in graph.nodes for name in node.outputs)}
-    asked = [spec.name for spec in graph.outputs]
-    for name in (*(name for node in graph.nodes for name in reads(node)), *asked):
-        if name not in own:
-            yield name
 
 
 def _merged(many: Iterable[Weights]) -> Weights:

@@ -18,7 +18,6 @@ from edgeseq_runtime.onnx_wire import Node
 from edgeseq_runtime.tensors.spec import Array
 
 Inputs = Sequence[Value | None]
-_ELEMENT_TYPES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 11: "float64"}  # ONNX's number -> NumPy's name
 _FAR = 1 << 40  # beyond every axis: how a slice says "to the end"
 
 
@@ -244,45 +243,34 @@ def _with_ones(array: Array, axis: int, count: int) -> Array:
 
 def gather_elements(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     value, indices = required(inputs, 0, node), required(inputs, 1, node)
-    _require_long(indices, node)
-    axis = integer(node, "axis", 0) % value.array.ndim
     made = writer.new(indices.array.shape, value.array.dtype)
-    if made.array.size:
-        along = value.strides[axis]
-        data = tuple(0 if one == axis else stride for one, stride in enumerate(value.strides))
-        sizes, strides = _last_axis(indices.array.shape, made.strides, indices.strides, data)
-        length = value.array.shape[axis]
-        writer.emit("GATHER_ELEMENTS", made, value, indices, made.array.itemsize, length, along, len(sizes), sizes, *strides)
+    _write_elements(writer, node, "GATHER_ELEMENTS", made, value, indices)
     return [made]
 
 
 def scatter_elements(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     value, indices, updates = (required(inputs, index, node) for index in range(3))
-    _require_long(indices, node)
     if node.texts.get("reduction", "none") != "none":
         raise UsageError(unsupported(node, f"don't scatter by '{node.texts['reduction']}'"))
-    axis = integer(node, "axis", 0) % value.array.ndim
     made = value if writer.may_overwrite(node.inputs[0], value) else writer.new(value.array.shape, value.array.dtype)
     if made is not value:
         writer.copy(made, value)
-    if indices.array.size:
-        along = made.strides[axis]
-        data = tuple(0 if one == axis else stride for one, stride in enumerate(made.strides))
-        sizes, strides = _last_axis(indices.array.shape, updates.strides, indices.strides, data)
-        length = made.array.shape[axis]
-        writer.emit("SCATTER_ELEMENTS", made, updates, indices, made.array.itemsize, length, along, len(sizes), sizes, *strides)
+    _write_elements(writer, node, "SCATTER_ELEMENTS", updates, made, indices)
     return [made]
 
 
-def _last_axis(sizes: tuple[int, ...], *strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """Axes merged for a loop over the last; at least one."""
-    axes = merged(sizes, *strides)
-    return axes.sizes, axes.strides
-
-
-def _require_long(indices: Value, node: Node) -> None:
+def _write_elements(writer: Writer, node: Node, operation: str, everything: Value, chosen: Value, indices: Value) -> None:
+    """Write what moves elements between one value, all of it, and the places in another that indices choose along an axis."""
     if indices.array.dtype != np.int64:
         raise UsageError(unsupported(node, f"take indices of int64 here, not {indices.array.dtype}"))
+    if not indices.array.size:
+        return
+    axis = integer(node, "axis", 0) % chosen.array.ndim
+    others = tuple(0 if one == axis else stride for one, stride in enumerate(chosen.strides))
+    axes = merged(indices.array.shape, everything.strides, indices.strides, others)
+    length, along = chosen.array.shape[axis], chosen.strides[axis]
+    words = (chosen.array.itemsize, length, along, len(axes.sizes), axes.sizes)
+    writer.emit(operation, everything, chosen, indices, *words, *axes.strides)
 
 
 def _reshaped(writer: Writer, value: Value, dims: Sequence[int]) -> Value:

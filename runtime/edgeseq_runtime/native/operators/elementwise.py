@@ -8,11 +8,11 @@ import numpy as np
 
 from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.native.axes import broadcast, merged
+from edgeseq_runtime.native.constants import DTYPES
 from edgeseq_runtime.native.nodes import given, integer, known, real, required, type_number, unsupported
-from edgeseq_runtime.native.operators.arranging import _ELEMENT_TYPES
 from edgeseq_runtime.native.values import Value
 from edgeseq_runtime.native.writer import Operator, Writer
-from edgeseq_runtime.onnx_wire import Node
+from edgeseq_runtime.onnx_wire import Node, element_type
 from edgeseq_runtime.tensors.spec import Array
 
 Inputs = Sequence[Value | None]
@@ -183,12 +183,11 @@ def where(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
 
 def cast(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     value = required(inputs, 0, node)
-    number = node.integers["to"][0]
-    to = _ELEMENT_TYPES.get(number)
-    if value.constant and to is not None:
+    to = element_type(node.integers["to"][0])
+    if value.constant and to in (*DTYPES, "float64"):
         return [writer.constant(value.array.astype(to))]
-    if to is None or to == "float64":
-        raise UsageError(unsupported(node, f"don't cast to {to or f'ONNX type {number}'}"))
+    if to not in DTYPES:
+        raise UsageError(unsupported(node, f"don't cast to {to}"))
     if value.array.dtype == to:
         return [value]
     source = writer.contiguous(value)

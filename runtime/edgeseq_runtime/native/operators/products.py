@@ -57,10 +57,7 @@ def gemm(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
 def product(writer: Writer, value: Value, weights: Array, bias: Array | None) -> Value:
     """Write (..., K) times constant weights (K, N), and the bias (N,) added."""
     K, N = weights.shape
-    rows = math.prod(value.array.shape[:-1])
-    source, stride = value, _row_stride(value)
-    if stride is None:
-        source, stride = writer.contiguous(value), K
+    source, stride, rows = rows_of(writer, value)
     made = writer.new((*value.array.shape[:-1], N), np.float32)
     if made.array.size:
         held = None if bias is None else writer.padded(bias)
@@ -68,6 +65,13 @@ def product(writer: Writer, value: Value, weights: Array, bias: Array | None) ->
         if bias is None:
             writer.without_bias(made, at + 8)
     return made
+
+
+def rows_of(writer: Writer, value: Value) -> tuple[Value, int, int]:
+    """A value as rows that are each contiguous and evenly spaced, copied if need be; their distance, and how many they are."""
+    stride = _row_stride(value)
+    rows = math.prod(value.array.shape[:-1])
+    return (writer.contiguous(value), value.array.shape[-1], rows) if stride is None else (value, stride, rows)
 
 
 def _row_stride(value: Value) -> int | None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edgeseq_runtime.errors import UsageError
 from edgeseq_runtime.native.kernels import aligned
 from edgeseq_runtime.native.nodes import given, integer, known, required, unsupported
-from edgeseq_runtime.native.operators.products import _row_stride, product
+from edgeseq_runtime.native.operators.products import product, rows_of
 from edgeseq_runtime.native.operators.recurrent import Weights, directions_of
 from edgeseq_runtime.native.values import Value, address_of
 from edgeseq_runtime.native.writer import Operator, Word, Writer
@@ -84,10 +84,7 @@ def matmul(writer: Writer, node: Node, inputs: Inputs) -> Sequence[Value]:
     if integer(node, "accuracy_level", 0) != BY_INTEGERS:
         own = weights()
         return [product(writer, value, own.integers * np.repeat(own.scales, size, 0)[:K], added)]
-    rows = math.prod(value.array.shape[:-1])
-    source, stride = value, _row_stride(value)
-    if stride is None:
-        source, stride = writer.contiguous(value), K
+    source, stride, rows = rows_of(writer, value)
     made = writer.new((*value.array.shape[:-1], N), np.float32)
     if made.array.size:
         kind = f"integers {bits} {size} {address_of(scales)}"
